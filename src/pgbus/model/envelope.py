@@ -1,0 +1,78 @@
+"""What travels beside a body: the headers of a message and what a caller says of an event.
+
+The body is the event's JSON and nothing else. The headers carry the CloudEvents 1.0 context
+attributes under their own names, pgbus's few under the prefix ``pgbus-``, pgmq's FIFO group, and
+what the publisher added.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+# CloudEvents 1.0 context attributes. `type` and `topic` are the same word here.
+ID = "id"
+SOURCE = "source"
+TYPE = "type"
+TIME = "time"
+SPEC_VERSION = "specversion"
+CONTENT_TYPE = "datacontenttype"
+# pgbus's own.
+TOPIC = "pgbus-topic"
+VERSION = "pgbus-version"
+CORRELATION = "correlationid"
+CAUSATION = "causationid"
+DEAD = "pgbus-dead"
+# pgmq's FIFO group.
+KEY = "x-pgmq-group"
+
+RESERVED = frozenset(
+    {ID, SOURCE, TYPE, TIME, SPEC_VERSION, CONTENT_TYPE, CORRELATION, CAUSATION, KEY}
+)
+RESERVED_PREFIX = "pgbus-"
+CLOUDEVENTS_VERSION = "1.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """An event under an explicit topic, for ``publish_many`` and ``Context.publish``.
+
+    Parameters are those of :meth:`pgbus.Bus.publish`.
+    """
+
+    topic: str
+    payload: Any
+    key: str | None = None
+    headers: Mapping[str, str] | None = None
+    delay: float | timedelta | None = None
+    at: datetime | None = None
+    id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a published event."""
+
+    id: UUID
+    """The event's id; time-ordered (UUIDv7) where pgbus made it."""
+    topic: str
+    queues: int
+    """How many queues it was routed to; 0 where nothing matched or it was a duplicate."""
+    duplicate: bool
+    """True where an event with this id had been published within the dedup window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """The headers of a delivered message, read; every field may be missing in a foreign one."""
+
+    id: UUID | None
+    topic: str | None
+    version: int | None
+    key: str | None
+    correlation_id: str | None
+    causation_id: str | None
+    published_at: datetime | None
+    headers: Mapping[str, Any]
+    """What is neither pgbus's nor CloudEvents': a foreign message's values may be any JSON."""

@@ -1,0 +1,90 @@
+"""Events: frozen structs that know their topic, version and key."""
+
+from typing import Any, ClassVar, dataclass_transform
+
+import msgspec
+
+from pgbus.errors import ConfigurationError
+from pgbus.model.names import check_topic
+
+MAX_VERSION = 2**31 - 1
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
+class EventMeta(msgspec.StructMeta):
+    """The metaclass that takes ``topic``, ``version`` and ``key`` as class keywords."""
+
+    __event_topic__: str | None
+    __event_version__: int
+    __event_key__: str | None
+
+    def __new__(
+        mcls,
+        name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        /,
+        *,
+        topic: str | None = None,
+        version: int = 1,
+        key: str | None = None,
+        **options: Any,
+    ) -> "EventMeta":
+        """Make the struct type and check what its keywords claim.
+
+        Raises:
+            ConfigurationError: the version is no positive integer, the key names no field, or an
+                option would make the struct mutable or positional.
+            InvalidTopic: the topic is no topic.
+        """
+        for option in ("frozen", "kw_only"):
+            if options.setdefault(option, True) is not True:
+                raise ConfigurationError(f"event {name}: an Event is always {option}")
+        made = super().__new__(mcls, name, bases, namespace, **options)
+        if topic is not None:
+            check_topic(topic)
+        if isinstance(version, bool) or not isinstance(version, int):
+            raise ConfigurationError(f"event {name}: version {version!r} is no integer")
+        if not 1 <= version <= MAX_VERSION:
+            raise ConfigurationError(f"event {name}: version {version} is not in 1 to 2^31 - 1")
+        fields: tuple[str, ...] = made.__struct_fields__
+        if key is not None and key not in fields:
+            known = ", ".join(fields) or "none"
+            raise ConfigurationError(
+                f"event {name}: key {key!r} names no field (its fields: {known})"
+            )
+        made.__event_topic__ = topic
+        made.__event_version__ = version
+        made.__event_key__ = key
+        return made
+
+
+class Event(msgspec.Struct, metaclass=EventMeta, frozen=True, kw_only=True):
+    """A base for event types, frozen and keyword-only.
+
+    ::
+
+        class OrderCreated(Event, topic="orders.created", version=1, key="order_id"):
+            order_id: str
+            total: Decimal
+
+    Class keywords:
+        topic: where instances are published when ``publish`` is given no topic. A type without
+            one is abstract: a base for others.
+        version: the schema's version, a positive integer, 1 by default.
+        key: the field whose value orders the events (their FIFO group). Left out, or ``None`` in
+            an instance, the event is unordered.
+    """
+
+    __event_topic__: ClassVar[str | None]
+    __event_version__: ClassVar[int]
+    __event_key__: ClassVar[str | None]
+
+
+def key_of(event: Event) -> str | None:
+    """Return the key of an event, as text, or ``None`` for one without a key."""
+    field = type(event).__event_key__
+    if field is None:
+        return None
+    value = getattr(event, field)
+    return None if value is None else str(value)

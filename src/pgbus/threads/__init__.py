@@ -1,0 +1,1 @@
+"""The synchronous shell: threads, connections and clocks around the core and the store."""
