@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.proxy import FaultProxy
-from tests.servers import PostgresInstance, Server, Unavailable, choose
+from tests.servers import NoServerError, PostgresInstance, Server, choose
 from tests.servers.providers import NAMES
 
 THREADS_MAY_LINGER = 2.0
@@ -51,7 +51,7 @@ def server(pytestconfig: pytest.Config) -> Iterator[Server]:
             bin_dir=pytestconfig.getoption("--pg-bin"),
         )
         server.start()
-    except Unavailable as reason:
+    except NoServerError as reason:
         pytest.exit(f"no PostgreSQL for the tests: {reason}", returncode=2)
     try:
         wanted, found = pytestconfig.getoption("--pg-major"), server.major

@@ -27,14 +27,16 @@ class Link:
 
     def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
         self._writers = (client, server)
-        self._task = asyncio.current_task()
+        self.relaying = asyncio.current_task()
         self.loses_reply = False
+        self.was_cut = False
 
     def cut(self) -> None:
         """Break both halves at once, with nothing flushed, and end the relaying."""
+        self.was_cut = True
         self.abort()
-        if self._task is not None:
-            self._task.cancel()
+        if self.relaying is not None:
+            self.relaying.cancel()
 
     def abort(self) -> None:
         for writer in self._writers:
@@ -121,6 +123,9 @@ class FaultProxy:
     def _order(self, action: Callable[[], object]) -> None:
         async def carry_out() -> None:
             action()
+            ending = [link.relaying for link in self._links if link.was_cut and link.relaying]
+            if ending:
+                await asyncio.wait(ending)
 
         asyncio.run_coroutine_threadsafe(carry_out(), self._loop).result()
 

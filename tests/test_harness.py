@@ -13,7 +13,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.proxy import FaultProxy
-from tests.servers import PostgresInstance, Server, Unavailable, choose
+from tests.servers import NoServerError, PostgresInstance, Server, choose
 from tests.servers.providers import embedded_bin_dir
 from tests.waiting import eventually
 
@@ -136,7 +136,7 @@ class TestInstance:
 
 class TestProviders:
     def test_the_dsn_provider_wants_a_dsn(self) -> None:
-        with pytest.raises(Unavailable, match="PGBUS_TEST_DSN"):
+        with pytest.raises(NoServerError, match="PGBUS_TEST_DSN"):
             choose("dsn")
 
     def test_an_existing_server_makes_databases(self, server: Server) -> None:
@@ -147,7 +147,7 @@ class TestProviders:
         existing.drop_database(dsn)
 
     def test_a_wrong_folder_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(Unavailable, match="no postgres in"):
+        with pytest.raises(NoServerError, match="no postgres in"):
             choose("system", bin_dir=tmp_path)
 
 

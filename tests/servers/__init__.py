@@ -16,6 +16,6 @@ The harness starts its servers itself and does not use ``pgbus.embedded``: that 
 
 from tests.servers.instance import PostgresInstance
 from tests.servers.providers import choose
-from tests.servers.server import Server, Unavailable
+from tests.servers.server import NoServerError, Server
 
-__all__ = ["PostgresInstance", "Server", "Unavailable", "choose"]
+__all__ = ["NoServerError", "PostgresInstance", "Server", "choose"]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.servers.server import Unavailable
+from tests.servers.server import NoServerError
 
 NAMESPACE = ("unshare", "--user", "--map-user=65534")
 
@@ -68,7 +68,7 @@ def nobody(bin_dir: Path, folder: Path) -> Account:
     account.give(folder)
     copied = Account(copy_of_programs(bin_dir, folder), options=options, owner=owner)
     if not copied.works():
-        raise Unavailable(f"running as root, and neither unshare nor nobody can run {bin_dir}")
+        raise NoServerError(f"running as root, and neither unshare nor nobody can run {bin_dir}")
     return copied
 
 

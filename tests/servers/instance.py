@@ -28,7 +28,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from tests.servers.account import Account, account_for
-from tests.servers.server import Server, Unavailable
+from tests.servers.server import NoServerError, Server
 
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 20.0
@@ -126,7 +126,7 @@ class PostgresInstance(Server):
         while not self._answers(account, command, deadline):
             # After a kill -9 the dead postmaster's children hold its shared memory a moment longer.
             if time.monotonic() > deadline or "shared memory block" not in self._log_tail():
-                raise Unavailable(f"PostgreSQL did not start:\n{self._log_tail()}")
+                raise NoServerError(f"PostgreSQL did not start:\n{self._log_tail()}")
             time.sleep(0.05)
 
     def stop(self) -> None:
@@ -202,7 +202,7 @@ class PostgresInstance(Server):
             **account.options,
         )
         if made.returncode != 0:
-            raise Unavailable(f"initdb failed:\n{made.stdout}")
+            raise NoServerError(f"initdb failed:\n{made.stdout}")
         self._account = account
         return account
 

