@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -26,6 +27,10 @@ def one(connection: psycopg.Connection, query: str) -> object:
     row = connection.execute(query).fetchone()
     assert row is not None
     return row[0]
+
+
+def vanished(path: Path) -> bool:
+    return not path.exists()
 
 
 class TestDatabases:
@@ -69,6 +74,14 @@ class TestInstance:
         instance.start()
         with connect(dsn) as connection:
             connection.execute("TABLE kept")
+
+    def test_a_durable_cluster_is_on_disk(
+        self, own_server: Callable[..., PostgresInstance]
+    ) -> None:
+        instance = own_server(durable=True)
+        assert instance.data.is_relative_to(instance.folder)
+        with connect(instance.dsn()) as connection:
+            assert one(connection, "SHOW fsync") == "on"
 
     def test_a_server_killed_from_outside_is_started_again(
         self, own_server: Callable[..., PostgresInstance]
@@ -122,16 +135,17 @@ class TestInstance:
             "from tests.servers import PostgresInstance, choose\n"
             "server = choose('embedded')\n"
             "server.start()\n"
-            "print(server.folder, server.pid, flush=True)\n"
+            "print(server.folder, server.data, server.pid, sep='|', flush=True)\n"
             "time.sleep(60)\n"
         )
         child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
         assert child.stdout is not None
-        folder, pid = child.stdout.readline().decode().rsplit(maxsplit=1)
+        *folders, pid = child.stdout.readline().decode().strip().split("|")
         child.kill()
         child.communicate()
-        eventually(lambda: not Path(folder).exists(), message=f"{folder} is still there")
-        eventually(lambda: not Path("/proc", pid).exists(), message=f"{pid} still runs")
+        for folder in folders:
+            eventually(partial(vanished, Path(folder)), message=f"{folder} stayed")
+        eventually(partial(vanished, Path("/proc", pid)), message=f"{pid} still runs")
 
 
 class TestProviders:

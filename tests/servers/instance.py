@@ -8,6 +8,9 @@
 listens on a socket in a folder of mode 0700 and nowhere else, which is why ``trust`` is safe there:
 only this user (and root) gets that far. A path over 107 bytes cannot hold a socket, hence a short
 temporary folder. On TCP, which any local user reaches, it asks for a password.
+
+The data lie in memory where there is room: a fresh database for each test is hundreds of new files,
+which took 90 ms on a disk (fsync off) and 13 ms in /dev/shm.
 """
 
 import contextlib
@@ -33,13 +36,15 @@ from tests.servers.server import NoServerError, Server
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 20.0
 LONGEST_SOCKET_PATH = 107
+MEMORY = Path("/dev/shm")
+MEMORY_WANTED = 2 << 30  # bytes free; Docker's default of 64 MB would not hold one cluster
 
 # Lives as long as this process holds the other end of its input. Afterwards, however this process
 # ended (a kill -9, the hard timeout of a test), it ends the server and removes the folder.
 WATCHER = """
 read -r _
-pid=$(head -n 1 "$1/data/postmaster.pid" 2> /dev/null) && kill -QUIT "$pid" 2> /dev/null && sleep 1
-rm -rf "$1"
+pid=$(head -n 1 "$2/postmaster.pid" 2> /dev/null) && kill -QUIT "$pid" 2> /dev/null && sleep 1
+rm -rf "$1" "$2"
 """
 
 
@@ -54,21 +59,24 @@ class PostgresInstance(Server):
         tcp: bool = False,
         durable: bool = False,
     ) -> None:
-        """``durable`` turns fsync on, for tests of what survives; else the cluster is fast."""
+        """``durable``: on disk and with fsync, for tests of what survives; else it is fast."""
         self.bin_dir: Path = bin_dir
         self.port = free_port() if tcp else 5432
         self._tcp = tcp
+        self._durable = durable
         self._password = secrets.token_urlsafe(12)
         self._settings: dict[str, str | int] = {
             "listen_addresses": "127.0.0.1" if tcp else "",
             "port": self.port,
             "max_connections": 200,
             "shared_buffers": "64MB",
+            "max_wal_size": "256MB",
             "timezone": "UTC",
             **({} if durable else {"fsync": "off", "full_page_writes": "off"}),
             **(settings or {}),
         }
         self._folder: Path | None = None
+        self._data: Path | None = None
         self._account: Account | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -77,14 +85,16 @@ class PostgresInstance(Server):
 
     @property
     def folder(self) -> Path:
-        """The folder with the data, the socket and the log."""
+        """The folder with the socket and the log, and on disk the data."""
         if self._folder is None:
             raise RuntimeError("the cluster has not been started")
         return self._folder
 
     @property
     def data(self) -> Path:
-        return self.folder / "data"
+        if self._data is None:
+            raise RuntimeError("the cluster has not been started")
+        return self._data
 
     @property
     def log_file(self) -> Path:
@@ -144,13 +154,14 @@ class PostgresInstance(Server):
     def close(self) -> None:
         """Stop and remove everything."""
         self.stop()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        for folder in (self._folder, self._data):
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
         if self._watcher is not None:
             # Killed and not just released: a forked child of a test may hold its input, too.
             self._watcher.kill()
             self._watcher.communicate()
-        self._folder = self._account = self._watcher = None
+        self._folder = self._data = self._account = self._watcher = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -168,8 +179,10 @@ class PostgresInstance(Server):
 
     def _create(self) -> Account:
         folder = self._folder = short_temporary_folder()
+        data = self._data = (None if self._durable else folder_in_memory()) or folder / "data"
+        data.mkdir(mode=0o700, exist_ok=True)
         self._watcher = subprocess.Popen(
-            ["/bin/sh", "-c", WATCHER, "watcher", str(folder)],
+            ["/bin/sh", "-c", WATCHER, "watcher", str(folder), str(data)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -177,12 +190,13 @@ class PostgresInstance(Server):
         )
         account = account_for(self.bin_dir, folder)
         account.give(folder)
+        account.give(data)
         password_file = folder / "password"
         password_file.write_text(self._password)
         account.give(password_file)
         command = account.command(
             "initdb",
-            f"--pgdata={self.data}",
+            f"--pgdata={data}",
             "--username=postgres",
             f"--pwfile={password_file}",
             "--auth-local=trust",
@@ -249,6 +263,13 @@ def short_temporary_folder() -> Path:
         Path(folder).rmdir()
         folder = tempfile.mkdtemp(prefix="pgbus-test-", dir="/tmp")
     return Path(folder)
+
+
+def folder_in_memory() -> Path | None:
+    """Make a folder of mode 0700 in memory, if this machine has enough of it."""
+    if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < MEMORY_WANTED:
+        return None
+    return Path(tempfile.mkdtemp(prefix="pgbus-test-", dir=MEMORY))
 
 
 def environment() -> dict[str, str]:
