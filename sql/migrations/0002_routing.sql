@@ -1,0 +1,131 @@
+-- From a topic to queues, and from a publish to rows.
+
+-- Stamp every change of a binding, whoever makes it.
+create function pgbus.bindings_changed() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $function$
+begin
+    update pgbus.routing set generation = gen_random_uuid();
+    return null;
+end
+$function$;
+
+create trigger pgbus_bindings_changed
+    after insert or update or delete or truncate on pgmq.topic_bindings
+    for each statement execute function pgbus.bindings_changed();
+
+-- Wake a sleeping fetcher of the subscription (argument 0: its id, 1: its channel), if there is one.
+-- A sleeper holds the advisory lock exclusively; a failed try is the sign that somebody sleeps. So a
+-- busy bus sends no NOTIFY at all, whose database-wide lock would put commits in a line. A publisher
+-- that saw nobody asleep keeps its shared lock to its end: nobody can fall asleep before its events
+-- are visible.
+create function pgbus.wake() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+begin
+    if not pg_try_advisory_xact_lock_shared(1885823605, tg_argv[0]::integer) then
+        perform pg_notify(tg_argv[1], '');
+    end if;
+    return null;
+end
+$function$;
+
+-- Store events and say where they went.
+--   known, topics, routes: for each distinct topic the queues (joined by commas) that the client
+--     remembers from generation `known`, or null
+--   topic, body, header: for each event, the index of its topic, its body and its headers
+--   ids, dedup_window: for each event the id its caller gave, or null; the whole array null if none
+--   due, delay: for each event when it falls due, or in how many seconds; null arrays if none waits
+--   strict: store nothing where a topic has no queue
+-- Returns the generation and routes to remember, and the indexes of duplicates.
+-- Client-side memory rather than a table of routes: it needs no write, so no snapshot can be too old.
+create function pgbus.publish(
+    known uuid, topics text[], routes text[],
+    topic integer[], body text[], header text[],
+    ids uuid[], dedup_window interval,
+    due timestamptz[], delay double precision[],
+    strict boolean,
+    out generation uuid, out queues text[], out duplicates integer[]
+)
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+#variable_conflict use_variable
+declare
+    queue text;
+    moment timestamptz := clock_timestamp();
+    late integer[] := '{}';     -- the events that wait for their time
+    skipped integer[];
+    here integer[];             -- the topics that go to the queue
+begin
+    -- The generation and the bindings in one statement: in two, a binding could slip in between.
+    select r.generation,
+        case when r.generation = known and array_position(routes, null) is null then routes
+        else (
+            select array_agg(
+                case when r.generation = known and t.route is not null then t.route
+                else (
+                    select coalesce(string_agg(distinct b.queue_name, ',' order by b.queue_name), '')
+                    from pgmq.topic_bindings b where t.topic ~ b.compiled_regex
+                ) end order by t.n)
+            from unnest(topics, routes) with ordinality as t(topic, route, n)
+        ) end
+        into generation, queues
+        from pgbus.routing r;
+    duplicates := '{}';
+    if strict and '' = any(queues) then
+        return;
+    end if;
+
+    if ids is not null then
+        -- Sorted, so that two batches with the same ids wait for each other and do not deadlock.
+        with fresh as (
+            insert into pgbus.published as p (id, published_at)
+            select g.id, clock_timestamp()
+            from unnest(ids) as g(id) where g.id is not null order by g.id
+            on conflict (id) do update set published_at = clock_timestamp()
+                where p.published_at < clock_timestamp() - dedup_window
+            returning p.id
+        )
+        select coalesce(array_agg(g.n::integer), '{}') into duplicates
+        from unnest(ids) with ordinality as g(id, n)
+        where g.id is not null and g.id not in (select f.id from fresh f);
+    end if;
+
+    if due is not null or delay is not null then
+        select array_agg(coalesce(e.due, moment + make_interval(secs => e.delay)) order by e.n),
+            coalesce(array_agg(e.n::integer) filter (
+                where coalesce(e.due, moment + make_interval(secs => e.delay)) > moment), '{}')
+            into due, late
+            from unnest(due, delay) with ordinality as e(due, delay, n);
+        insert into pgbus.scheduled (due_at, queues, body, headers)
+        select e.due, string_to_array(queues[e.topic], ','), e.body::jsonb, e.header::jsonb
+        from unnest(topic, body, header, due) with ordinality as e(topic, body, header, due, n)
+        where e.n = any (late) and e.n <> all (duplicates) and queues[e.topic] <> ''
+        order by e.n;
+        perform pg_notify('pgbus', '');
+    end if;
+    skipped := duplicates || late;
+
+    for queue in
+        select distinct q.name from unnest(queues) as r(list), unnest(string_to_array(r.list, ',')) as q(name)
+        order by q.name
+    loop
+        if cardinality(topics) = 1 and cardinality(skipped) = 0 then
+            execute format(
+                'insert into pgmq.%I (vt, message, headers) '
+                'select clock_timestamp(), e.body::jsonb, e.header::jsonb '
+                'from unnest($1, $2) with ordinality as e(body, header, n) order by e.n',
+                'q_' || lower(queue))
+            using body, header;
+        else
+            here := array(
+                select r.n::integer from unnest(queues) with ordinality as r(list, n)
+                where queue = any (string_to_array(r.list, ',')));
+            execute format(
+                'insert into pgmq.%I (vt, message, headers) '
+                'select clock_timestamp(), e.body::jsonb, e.header::jsonb '
+                'from unnest($1, $2, $3) with ordinality as e(topic, body, header, n) '
+                'where e.topic = any ($4) and e.n <> all ($5) order by e.n',
+                'q_' || lower(queue))
+            using topic, body, header, here, skipped;
+        end if;
+    end loop;
+end
+$function$;

@@ -1,0 +1,330 @@
+-- The lease protocol: a lease belongs to a key, not to a message.
+--
+-- A *lane* is the hash of an event's key, or the event's own id where it has none; two keys that
+-- share a hash merely wait for each other. Each subscription has three functions of its own, made
+-- from the templates below, because static statements stay planned while a dynamic EXECUTE plans
+-- anew each time (about 1 ms). `:queue`, `:dead`, `:lane`, `:id` and `:parked` are filled in.
+--
+-- take    walks the lanes by a loose index scan, leases the free ones and then, as a second
+--         statement with its own snapshot, reads their messages. In one statement the snapshot may
+--         predate another worker's acknowledgement, and events would be handled twice.
+-- settle  locks the lease rows first and touches only the messages of lanes that came back.
+-- bury    turns the leases of a dead worker into suspicions and lets go of them.
+--
+-- The planner is pinned: with statistics that lag behind it has turned both into scans of the queue.
+
+create table pgbus.template (
+    name text primary key,
+    body text not null
+);
+
+insert into pgbus.template (name, body) values ('take', $template$
+create or replace function pgbus.:function(
+    p_worker bigint, p_token bigint, p_from bigint, p_lanes integer, p_quantity integer,
+    p_bytes bigint, p_suspect boolean, p_awake boolean
+)
+-- One row a message, in order within its lane; a row without msg_id for a lane that turned out to
+-- be empty (the caller gives it back); and a first row without lane whose msg_id is the last lane
+-- visited, or null where the walk came to the end.
+returns table (
+    lane bigint, msg_id bigint, available boolean, enqueued_at timestamptz, body text, headers text,
+    failures integer, deaths integer, suspect boolean
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off
+as $function$
+#variable_conflict use_column
+declare
+    won bigint[];
+    suspects bigint[];
+    last_lane bigint;
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'pgbus takes leases in READ COMMITTED only'
+            using errcode = 'invalid_transaction_state';
+    end if;
+    if p_awake then
+        perform pg_advisory_unlock(1885823605, :id);
+    end if;
+
+    with recursive walk as (
+        (
+            select h.lane, h.msg_id, f.free, 1 as visited, f.free::integer as found
+            from (
+                select :lane as lane, m.msg_id, m.vt from pgmq.:queue m
+                where :lane >= p_from order by :lane, m.msg_id limit 1
+            ) h cross join lateral (
+                select h.vt <= clock_timestamp() and not exists (
+                    select from pgbus.lease l where l.subscription = :id and l.lane = h.lane
+                ) :parked as free
+            ) f
+        )
+        union all
+        select h.lane, h.msg_id, f.free, w.visited + 1, w.found + f.free::integer
+        from walk w cross join lateral (
+            select :lane as lane, m.msg_id, m.vt from pgmq.:queue m
+            where :lane > w.lane order by :lane, m.msg_id limit 1
+        ) h cross join lateral (
+            select h.vt <= clock_timestamp() and not exists (
+                select from pgbus.lease l where l.subscription = :id and l.lane = h.lane
+            ) :parked as free
+        ) f
+        where w.visited < 5000 and w.found < p_lanes
+    ), head as (
+        -- After a worker's death its events come back one at a time: at most one suspect a take,
+        -- and none while the worker has one.
+        select w.lane, s.msg_id as suspect,
+            row_number() over (partition by s.msg_id is null order by w.lane) as n
+        from walk w left join lateral (
+            select a.msg_id from pgbus.attempt a
+            where a.subscription = :id and a.msg_id = w.msg_id and a.suspected + a.deaths > 0
+        ) s on true
+        where w.free
+    ), got as (
+        insert into pgbus.lease as l (subscription, lane, worker, token, quantity, suspect)
+        select :id, h.lane, p_worker, p_token,
+            case when h.suspect is null then p_quantity else 1 end, h.suspect
+        from head h where h.suspect is null or (p_suspect and h.n = 1)
+        order by h.lane
+        on conflict do nothing
+        returning l.lane, l.suspect
+    )
+    select array_agg(g.lane), array_agg(g.suspect),
+        (
+            select w.lane from walk w
+            where w.visited >= 5000 or w.found >= p_lanes order by w.visited desc limit 1
+        )
+        into won, suspects, last_lane
+        from got g;
+
+    lane := null;
+    msg_id := last_lane;
+    return next;
+    if won is null then
+        return;
+    end if;
+
+    return query
+    select r.lane, r.msg_id, r.available, r.enqueued_at, r.message::text, r.headers::text,
+        r.failures, r.deaths, r.suspect
+    from (
+        select x.lane, n.msg_id,
+            n.vt <= clock_timestamp()
+                and (x.suspect is not null or coalesce(a.suspected + a.deaths, 0) = 0) as available,
+            n.enqueued_at, n.message, n.headers, a.failures, a.deaths, x.suspect is not null as suspect,
+            row_number() over all_rows as position,
+            sum(pg_column_size(n.message)) over all_rows as bytes
+        from unnest(won, suspects) as x(lane, suspect)
+        left join lateral (
+            select m.msg_id, m.vt, m.enqueued_at, m.message, m.headers from pgmq.:queue m
+            where :lane = x.lane and m.msg_id >= coalesce(x.suspect, 0) :still_parked
+            order by :lane, m.msg_id
+            limit case when x.suspect is null then p_quantity else 1 end
+        ) n on true
+        left join pgbus.attempt a on a.subscription = :id and a.msg_id = n.msg_id
+        window all_rows as (rows unbounded preceding)
+    ) r
+    where r.msg_id is null or r.bytes <= p_bytes or r.position = 1;
+end
+$function$
+$template$);
+
+insert into pgbus.template (name, body) values ('settle', $template$
+create or replace function pgbus.:function(
+    -- the lanes that are settled, in ascending order, and whether they are let go
+    p_worker bigint, p_lanes bigint[], p_tokens bigint[], p_release boolean[],
+    -- handled: deleted
+    p_done bigint[], p_done_lanes bigint[],
+    -- to be tried again in `delay` seconds; `outcome` is failure, release or none
+    p_again bigint[], p_again_lanes bigint[], p_delay double precision[], p_outcome text[],
+    -- dead letters, each with what the worker says of its end
+    p_dead bigint[], p_dead_lanes bigint[], p_reason text[],
+    -- some of those done or dead had failed before: forget it
+    p_troubled boolean,
+    -- a transactional handler's mark (see pgbus.begin_handling), or null
+    p_mark text
+)
+-- The lanes that the worker still held; nothing was done in the others.
+returns bigint[]
+language plpgsql
+set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off
+set enable_hashjoin = off set enable_mergejoin = off
+as $function$
+declare
+    owned bigint[];
+begin
+    if p_mark is not null and current_setting('pgbus.handling', true) is distinct from p_mark then
+        raise exception 'the handler ended its transaction'
+            using errcode = 'invalid_transaction_termination';
+    end if;
+
+    with asked as (
+        select x.lane, x.token, x.release
+        from unnest(p_lanes, p_tokens, p_release) as x(lane, token, release)
+    ), kept as (
+        select l.lane from asked x join pgbus.lease l on l.subscription = :id and l.lane = x.lane
+        where not x.release and l.worker = p_worker and l.token = x.token
+        for update of l
+    ), freed as (
+        delete from pgbus.lease l using asked x
+        where x.release and l.subscription = :id and l.lane = x.lane
+            and l.worker = p_worker and l.token = x.token
+        returning l.lane
+    )
+    select array_agg(o.lane) into owned
+    from (select k.lane from kept k union all select f.lane from freed f) o;
+    if owned is null then
+        return '{}';
+    end if;
+    if cardinality(owned) < cardinality(p_lanes) then
+        p_done := array(
+            select x.id from unnest(p_done, p_done_lanes) as x(id, lane) where x.lane = any (owned));
+    end if;
+
+    if cardinality(p_done) > 0 then
+        delete from pgmq.:queue m where m.msg_id = any (p_done);
+    end if;
+
+    if cardinality(p_again) > 0 then
+        update pgmq.:queue m
+        set vt = clock_timestamp() + make_interval(secs => x.delay), read_ct = m.read_ct + 1,
+            last_read_at = clock_timestamp()
+        from unnest(p_again, p_again_lanes, p_delay) as x(id, lane, delay)
+        where m.msg_id = x.id and x.lane = any (owned);
+        insert into pgbus.attempt as a (subscription, msg_id, failures, releases)
+        select :id, x.id, (x.outcome = 'failure')::integer, (x.outcome = 'release')::integer
+        from unnest(p_again, p_again_lanes, p_outcome) as x(id, lane, outcome)
+        where x.outcome <> 'none' and x.lane = any (owned)
+        on conflict (subscription, msg_id) do update
+            set failures = a.failures + excluded.failures, releases = a.releases + excluded.releases;
+    end if;
+
+    if cardinality(p_dead) > 0 then
+        -- One statement, so that the letter appears as the event vanishes, whatever happens.
+        with gone as (
+            delete from pgmq.:queue m using unnest(p_dead, p_dead_lanes, p_reason) as x(id, lane, reason)
+            where m.msg_id = x.id and x.lane = any (owned)
+            returning m.msg_id, m.enqueued_at, m.message, m.headers, x.lane, x.reason
+        )
+        insert into pgmq.:dead (vt, enqueued_at, message, headers)
+        select clock_timestamp(), g.enqueued_at, g.message,
+            case when jsonb_typeof(g.headers) = 'object' then g.headers else '{}' end
+            || jsonb_build_object('pgbus-dead', g.reason::jsonb || jsonb_build_object(
+                'msg_id', g.msg_id, 'lane', g.lane, 'headers', g.headers,
+                'attempts', coalesce(a.failures + a.deaths, 0) + (g.reason::jsonb ->> 'tried')::integer,
+                'first_at', coalesce(a.first_at, clock_timestamp()),
+                'last_at', clock_timestamp()))
+        from gone g left join pgbus.attempt a on a.subscription = :id and a.msg_id = g.msg_id;
+    end if;
+
+    if p_troubled then
+        delete from pgbus.attempt a
+        where a.subscription = :id and (
+            a.msg_id = any (p_done) or a.msg_id in (
+                select x.id from unnest(p_dead, p_dead_lanes) as x(id, lane)
+                where x.lane = any (owned)));
+    end if;
+    return owned;
+end
+$function$
+$template$);
+
+insert into pgbus.template (name, body) values ('bury', $template$
+create or replace function pgbus.:function(p_worker bigint) returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp set jit = off
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $function$
+declare
+    lanes integer;
+begin
+    with held as (
+        select l.lane, l.quantity, l.suspect from pgbus.lease l
+        where l.subscription = :id and l.worker = p_worker
+        order by l.lane for update
+    ), suspects as (
+        select n.msg_id, (h.suspect is not null)::integer as alone
+        from held h cross join lateral (
+            select m.msg_id from pgmq.:queue m
+            where :lane = h.lane and m.msg_id >= coalesce(h.suspect, 0)
+            order by :lane, m.msg_id limit h.quantity
+        ) n
+        where h.suspect is null or h.suspect = n.msg_id
+    ), marked as (
+        insert into pgbus.attempt as a (subscription, msg_id, deaths, suspected)
+        select :id, s.msg_id, s.alone, 1 - s.alone from suspects s order by s.msg_id
+        on conflict (subscription, msg_id) do update set
+            -- Alone in flight, it is to blame, for the deaths it was suspected of, too.
+            deaths = a.deaths + excluded.deaths * (1 + a.suspected),
+            suspected = (a.suspected + excluded.suspected) * (1 - excluded.deaths)
+    ), freed as (
+        delete from pgbus.lease l using held h
+        where l.subscription = :id and l.lane = h.lane and l.worker = p_worker
+        returning 1
+    )
+    select count(*) into lanes from freed;
+    return lanes;
+end
+$function$
+$template$);
+
+-- Make, or make anew, the functions of a subscription from the templates of this schema.
+create function pgbus.generate(p_subscription integer) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+declare
+    s pgbus.subscription;
+    t record;
+    statement text;
+    lane text;
+begin
+    select * into strict s from pgbus.subscription where id = p_subscription;
+    lane := case when s.ordered
+        then $$coalesce(hashtextextended(m.headers ->> 'x-pgmq-group', 0), m.msg_id)$$
+        else 'm.msg_id' end;
+    for t in select name, body from pgbus.template loop
+        statement := replace(t.body, ':function', quote_ident(t.name || '_' || s.name));
+        statement := replace(statement, ':queue', quote_ident('q_' || s.name));
+        statement := replace(statement, ':dead', quote_ident('q_' || s.name || '_dlq'));
+        statement := replace(statement, ':lane', lane);
+        statement := replace(statement, ':id', s.id::text);
+        statement := replace(statement, ':still_parked', case when s.park then format(
+            'and not exists (select from pgmq.%I d where %s = x.lane)',
+            'q_' || s.name || '_dlq', pgbus.dead_lane('d')) else '' end);
+        statement := replace(statement, ':parked', case when s.park then format(
+            'and not exists (select from pgmq.%I d where %s = h.lane)',
+            'q_' || s.name || '_dlq', pgbus.dead_lane('d')) else '' end);
+        execute statement;
+    end loop;
+end
+$function$;
+
+-- The lane that a dead letter came from, as an expression over the alias of its table.
+create function pgbus.dead_lane(p_alias text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+return format('((%s.headers -> ''pgbus-dead'' ->> ''lane'')::bigint)', p_alias);
+
+-- Mark the caller's transaction as handling under a lease that it holds now, without locking the
+-- lease: a stopped process must not keep others from taking it over.
+create function pgbus.begin_handling(
+    p_subscription integer, p_lane bigint, p_worker bigint, p_token bigint, p_mark text
+) returns boolean
+language sql set search_path = pg_catalog, pg_temp
+begin atomic
+    select set_config('pgbus.handling', p_mark, true) is not null
+    from pgbus.lease l
+    where l.subscription = p_subscription and l.lane = p_lane
+        and l.worker = p_worker and l.token = p_token;
+end;
+
+-- Give back whatever a worker's takes won whose replies were lost.
+create function pgbus.forget(p_worker bigint, p_tokens bigint[]) returns bigint
+language sql set search_path = pg_catalog, pg_temp
+begin atomic
+    with freed as (
+        delete from pgbus.lease l where l.worker = p_worker and l.token = any (p_tokens) returning 1
+    )
+    select count(*) from freed;
+end;

@@ -1,0 +1,232 @@
+-- Subscriptions: their queues, bindings and functions come and go together.
+
+-- Create what a subscription needs, once; returns its id. Existing objects are left as they are.
+create function pgbus.declare(p_name text, p_ordered boolean, p_park boolean) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+declare
+    s pgbus.subscription;
+    holder text;
+    newest integer := (select max(number) from pgbus.migration);
+begin
+    perform pg_advisory_xact_lock(1885823605, hashtext(p_name));
+    select * into s from pgbus.subscription where name = p_name;
+    if found and s.ordered = p_ordered and s.park = p_park and s.template = newest then
+        return s.id;
+    end if;
+    if s.id is not null and s.ordered <> p_ordered then
+        -- Lanes of both kinds at once would let two workers into one key.
+        select w.host || ', process ' || w.pid into holder
+        from pgbus.worker_subscription d join pgbus.worker w on w.id = d.worker
+        where d.subscription = s.id and w.dead_at is null limit 1;
+        if holder is not null then
+            raise exception 'subscription % is declared with ordered=% by a running worker (%): stop it first',
+                p_name, s.ordered, holder using errcode = 'object_in_use';
+        end if;
+    end if;
+
+    if s.id is null then
+        if not exists (select from pgmq.meta where queue_name = p_name) then
+            perform pgmq.create(p_name);
+        end if;
+        if not exists (select from pgmq.meta where queue_name = p_name || '_dlq') then
+            perform pgmq.create(p_name || '_dlq');
+        end if;
+        execute format('create index if not exists %I on pgmq.%I (%s)',
+            'pgbus_dead_' || p_name, 'q_' || p_name || '_dlq', pgbus.dead_lane('q_' || p_name || '_dlq'));
+        execute format('alter table pgmq.%I set (autovacuum_vacuum_scale_factor = 0, '
+            'autovacuum_vacuum_threshold = 20000, autovacuum_vacuum_insert_scale_factor = 0.2, '
+            'vacuum_truncate = off)', 'q_' || p_name);
+        insert into pgbus.subscription (name, ordered, park) values (p_name, p_ordered, p_park)
+        returning * into s;
+        execute format('create trigger pgbus_wake after insert on pgmq.%I '
+            'for each statement execute function pgbus.wake(%L, %L)',
+            'q_' || p_name, s.id, 'pgbus_' || p_name);
+    end if;
+    if p_ordered and to_regclass(format('pgmq.%I', 'pgbus_lane_' || p_name)) is null then
+        execute format('create index %I on pgmq.%I '
+            '(coalesce(hashtextextended(headers ->> ''x-pgmq-group'', 0), msg_id), msg_id)',
+            'pgbus_lane_' || p_name, 'q_' || p_name);
+    end if;
+    update pgbus.subscription set ordered = p_ordered, park = p_park, template = newest
+    where id = s.id;
+    perform pgbus.generate(s.id);
+    return s.id;
+end
+$function$;
+
+-- Bind a subscription to the patterns (already expanded). Bindings that pgbus made and that neither
+-- these patterns nor a live worker declares are removed where `prune` says so; returns those.
+-- Nothing is written where nothing changes: every write stamps a new generation of routes.
+create function pgbus.bind(p_subscription integer, p_patterns text[], p_prune boolean)
+returns text[]
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+declare
+    queue text;
+    unwanted text[];
+begin
+    select s.name into strict queue from pgbus.subscription s where s.id = p_subscription for update;
+    if exists (
+        select from unnest(p_patterns) as x(pattern) where not exists (
+            select from pgmq.topic_bindings b
+            where b.queue_name = queue and b.pattern = x.pattern)
+    ) then
+        with made as (
+            insert into pgmq.topic_bindings (pattern, queue_name)
+            select x.pattern, queue from unnest(p_patterns) as x(pattern)
+            on conflict do nothing returning pattern
+        )
+        insert into pgbus.binding (subscription, pattern)
+        select p_subscription, m.pattern from made m on conflict do nothing;
+    end if;
+    if not p_prune then
+        return '{}';
+    end if;
+
+    unwanted := array(
+        select b.pattern from pgbus.binding b
+        where b.subscription = p_subscription and b.pattern <> all (p_patterns)
+            and not exists (
+                select from pgbus.worker_subscription d join pgbus.worker w on w.id = d.worker
+                where d.subscription = p_subscription and w.dead_at is null
+                    and b.pattern = any (d.patterns))
+        order by b.pattern);
+    if cardinality(unwanted) > 0 then
+        delete from pgmq.topic_bindings b where b.queue_name = queue and b.pattern = any (unwanted);
+        delete from pgbus.binding b
+        where b.subscription = p_subscription and b.pattern = any (unwanted);
+    end if;
+    return unwanted;
+end
+$function$;
+
+-- Drop the functions that pgbus.generate made.
+create function pgbus.degenerate(p_name text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+declare
+    made regprocedure;
+begin
+    for made in
+        select p.oid from pg_proc p join pgbus.template t on p.proname = t.name || '_' || p_name
+        where p.pronamespace = 'pgbus'::regnamespace
+    loop
+        execute format('drop function %s', made);
+    end loop;
+end
+$function$;
+
+-- Refuse what would pull a queue from under a running worker's feet.
+create function pgbus.refuse_live(p_subscription integer, p_name text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+declare
+    holder text;
+begin
+    select w.host || ', process ' || w.pid into holder
+    from pgbus.worker_subscription d join pgbus.worker w on w.id = d.worker
+    where d.subscription = p_subscription and w.dead_at is null limit 1;
+    if holder is not null then
+        raise exception 'subscription % is in use by a running worker (%): stop it first', p_name, holder
+            using errcode = 'object_in_use';
+    end if;
+end
+$function$;
+
+-- Drop a subscription: queue, bindings, dead letters. Returns what it still held (in the order
+-- events, dead letters); where that is anything and `force` is false, nothing is dropped.
+-- Null where there is no such subscription.
+create function pgbus.drop_subscription(p_name text, p_force boolean) returns bigint[]
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+declare
+    s integer;
+    events bigint;
+    letters bigint;
+begin
+    perform pg_advisory_xact_lock(1885823605, hashtext(p_name));
+    select id into s from pgbus.subscription where name = p_name for update;
+    if not found then
+        return null;
+    end if;
+    perform pgbus.refuse_live(s, p_name);
+    execute format('lock table pgmq.%I, pgmq.%I in access exclusive mode',
+        'q_' || p_name, 'q_' || p_name || '_dlq');
+    execute format('select count(*) from pgmq.%I', 'q_' || p_name) into events;
+    execute format('select count(*) from pgmq.%I', 'q_' || p_name || '_dlq') into letters;
+    events := events + (select count(*) from pgbus.scheduled where p_name = any (queues));
+    if events + letters > 0 and not p_force then
+        return array[events, letters];
+    end if;
+    perform pgmq.drop_queue(p_name);
+    perform pgmq.drop_queue(p_name || '_dlq');
+    perform pgbus.degenerate(p_name);
+    delete from pgbus.lease where subscription = s;
+    delete from pgbus.attempt where subscription = s;
+    update pgbus.scheduled set queues = array_remove(queues, p_name) where p_name = any (queues);
+    delete from pgbus.subscription where id = s;
+    return array[events, letters];
+end
+$function$;
+
+-- Rename a pgmq queue with everything that carries its name.
+create function pgbus.rename_queue(p_old text, p_new text) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+declare
+    renamed record;
+begin
+    if exists (select from pgmq.meta where queue_name = p_new) then
+        raise exception 'queue % exists already', p_new using errcode = 'duplicate_object';
+    end if;
+    insert into pgmq.meta (queue_name, is_partitioned, is_unlogged, created_at)
+    select p_new, is_partitioned, is_unlogged, created_at from pgmq.meta where queue_name = p_old;
+    update pgmq.topic_bindings set queue_name = p_new where queue_name = p_old;
+    update pgmq.notify_insert_throttle set queue_name = p_new where queue_name = p_old;
+    delete from pgmq.meta where queue_name = p_old;
+    -- Tables first, then what hangs on them; each kind by the exact names pgmq and pgbus give.
+    for renamed in
+        select * from (values
+            ('table', 'q_' || p_old, 'q_' || p_new), ('table', 'a_' || p_old, 'a_' || p_new),
+            ('sequence', 'q_' || p_old || '_msg_id_seq', 'q_' || p_new || '_msg_id_seq'),
+            ('index', 'q_' || p_old || '_vt_idx', 'q_' || p_new || '_vt_idx'),
+            ('index', 'q_' || p_old || '_pkey', 'q_' || p_new || '_pkey'),
+            ('index', 'a_' || p_old || '_pkey', 'a_' || p_new || '_pkey'),
+            ('index', 'archived_at_idx_' || p_old, 'archived_at_idx_' || p_new),
+            ('index', 'pgbus_lane_' || p_old, 'pgbus_lane_' || p_new)
+        ) as x(kind, was, becomes)
+    loop
+        if to_regclass(format('pgmq.%I', renamed.was)) is not null then
+            execute format('alter %s pgmq.%I rename to %I', renamed.kind, renamed.was, renamed.becomes);
+        end if;
+    end loop;
+end
+$function$;
+
+-- Rename a subscription with its queue, dead letters, bindings and waiting events.
+-- False where there is no such subscription.
+create function pgbus.rename_subscription(p_old text, p_new text) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+declare
+    s integer;
+begin
+    perform pg_advisory_xact_lock(1885823605, k)
+    from (select hashtext(n) as k from unnest(array[p_old, p_new]) as x(n) order by 1) locks;
+    select id into s from pgbus.subscription where name = p_old for update;
+    if not found then
+        return false;
+    end if;
+    perform pgbus.refuse_live(s, p_old);
+    if exists (select from pgbus.subscription where name = p_new) then
+        raise exception 'subscription % exists already', p_new using errcode = 'duplicate_object';
+    end if;
+    perform pgbus.degenerate(p_old);
+    perform pgbus.rename_queue(p_old, p_new);
+    perform pgbus.rename_queue(p_old || '_dlq', p_new || '_dlq');
+    execute format('alter index if exists pgmq.%I rename to %I',
+        'pgbus_dead_' || p_old, 'pgbus_dead_' || p_new);
+    execute format('drop trigger if exists pgbus_wake on pgmq.%I', 'q_' || p_new);
+    execute format('create trigger pgbus_wake after insert on pgmq.%I '
+        'for each statement execute function pgbus.wake(%L, %L)', 'q_' || p_new, s, 'pgbus_' || p_new);
+    update pgbus.scheduled set queues = array_replace(queues, p_old, p_new)
+    where p_old = any (queues);
+    update pgbus.subscription set name = p_new where id = s;
+    perform pgbus.generate(s);
+    return true;
+end
+$function$;

@@ -1,0 +1,176 @@
+-- Workers: their birth, heartbeats and death; and what idle ones ask for.
+
+create function pgbus.start_worker(
+    p_id bigint, p_service text, p_host text, p_pid integer, p_lease interval,
+    p_subscriptions integer[], p_patterns jsonb, p_types jsonb, p_any boolean[]
+) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+begin
+    insert into pgbus.worker (id, service, host, pid, lease, expires_at)
+    values (p_id, p_service, p_host, p_pid, p_lease, clock_timestamp() + p_lease);
+    insert into pgbus.worker_subscription (worker, subscription, patterns, types, any_type)
+    select p_id, x.subscription,
+        array(select jsonb_array_elements_text(p_patterns -> (x.n - 1)::integer)),
+        array(select jsonb_array_elements_text(p_types -> (x.n - 1)::integer)), x.any_type
+    from unnest(p_subscriptions, p_any) with ordinality as x(subscription, any_type, n);
+end
+$function$;
+
+-- Zero rows mean that the worker was declared dead: every lease of it is lost.
+create function pgbus.heartbeat(p_worker bigint) returns boolean
+language sql set search_path = pg_catalog, pg_temp
+begin atomic
+    update pgbus.worker set expires_at = clock_timestamp() + lease
+    where id = p_worker and dead_at is null
+    returning true;
+end;
+
+-- A worker that stops gives back what it holds, and is gone.
+create function pgbus.stop_worker(p_worker bigint) returns void
+language sql set search_path = pg_catalog, pg_temp
+begin atomic
+    delete from pgbus.lease where worker = p_worker;
+    delete from pgbus.worker where id = p_worker;
+end;
+
+-- Declare dead whoever has been silent beyond its lease, and let go of its lanes.
+--
+-- A heartbeat that is executed but not yet committed holds its row's lock, so it is skipped: leases
+-- are taken over from workers whose death is recorded, never because two clocks compare so. After an
+-- outage of the server everybody gets one more lease to come back.
+create function pgbus.reap() returns table (service text, host text, pid integer, lanes integer)
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+declare
+    dead pgbus.worker;
+    s record;
+begin
+    for dead in
+        select w.* from pgbus.worker w
+        where w.dead_at is null
+            and greatest(w.expires_at, pg_postmaster_start_time() + w.lease) < clock_timestamp()
+        order by w.id for update skip locked
+    loop
+        update pgbus.worker w set dead_at = clock_timestamp() where w.id = dead.id;
+        lanes := 0;
+        for s in
+            select x.name from pgbus.subscription x
+            where x.id in (select l.subscription from pgbus.lease l where l.worker = dead.id)
+            order by x.id
+        loop
+            declare
+                freed integer;
+            begin
+                execute format('select pgbus.%I($1)', 'bury_' || s.name) into freed using dead.id;
+                lanes := lanes + freed;
+            end;
+        end loop;
+        -- What a stopped process locked in a transaction of its own would stay locked for ever.
+        perform pg_terminate_backend(a.pid) from pg_stat_activity a
+        where a.application_name = 'pgbus/' || to_hex(dead.id) and a.usename = current_user
+            and a.datname = current_database();
+        service := dead.service;
+        host := dead.host;
+        pid := dead.pid;
+        return next;
+    end loop;
+    delete from pgbus.worker w where w.dead_at < clock_timestamp() - interval '1 day';
+end
+$function$;
+
+-- Forget ids beyond the window (one batch; true where there may be more).
+create function pgbus.forget_published(p_window interval) returns boolean
+language sql set search_path = pg_catalog, pg_temp
+begin atomic
+    with old as (
+        delete from pgbus.published where id in (
+            select id from pgbus.published where published_at < clock_timestamp() - p_window
+            limit 5000)
+        returning 1
+    )
+    select count(*) = 5000 from old;
+end;
+
+-- Move the events whose time has come into their queues, oldest first; returns how many.
+-- One process at a time: two would overtake each other within a key.
+create function pgbus.promote(p_limit integer) returns bigint
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+declare
+    queue text;
+    moved bigint := 0;
+    due bigint[];
+    ids bigint[];
+    lists jsonb;
+begin
+    if not exists (select from pgbus.scheduled where due_at <= clock_timestamp())
+        or not pg_try_advisory_xact_lock(1885823605, 0)
+    then
+        return 0;
+    end if;
+    due := array(
+        select id from pgbus.scheduled where due_at <= clock_timestamp()
+        order by due_at, id limit p_limit);
+    for queue in
+        select distinct q.name from pgbus.scheduled s, unnest(s.queues) as q(name)
+        where s.id = any (due) order by q.name
+    loop
+        if to_regclass(format('pgmq.%I', 'q_' || lower(queue))) is not null then
+            execute format(
+                'insert into pgmq.%I (vt, message, headers) '
+                'select clock_timestamp(), s.body, s.headers from pgbus.scheduled s '
+                'where s.id = any ($1) and $2 = any (s.queues) order by s.due_at, s.id',
+                'q_' || lower(queue)) using due, queue;
+        end if;
+    end loop;
+    delete from pgbus.scheduled where id = any (due);
+    return cardinality(due);
+end
+$function$;
+
+-- What an idle process asks, once a second or when a timer rings: promotes what is due, goes to
+-- sleep where asked to (see pgbus.wake), and then looks once more.
+create function pgbus.poll(p_subscriptions integer[], p_sleep boolean)
+-- ready: there may be something to take; next_due: seconds until the next event becomes visible;
+-- asleep: a publisher will wake us. The row without a subscription speaks of scheduled events.
+returns table (subscription integer, ready boolean, next_due double precision, asleep boolean)
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+#variable_conflict use_column
+declare
+    s record;
+    held boolean[];
+begin
+    if p_sleep then
+        held := array(
+            select pg_try_advisory_lock(1885823605, x.id) from unnest(p_subscriptions) as x(id));
+    end if;
+    perform pgbus.promote(1000);
+    for s in
+        select t.id, t.name, x.n from unnest(p_subscriptions) with ordinality as x(id, n)
+        join pgbus.subscription t on t.id = x.id
+    loop
+        subscription := s.id;
+        asleep := coalesce(held[s.n], false);
+        execute format(
+            'select exists (select from pgmq.%1$I where vt <= clock_timestamp()), '
+            'extract(epoch from (select min(vt) from pgmq.%1$I where vt > clock_timestamp()) '
+            '- clock_timestamp())::double precision', 'q_' || s.name) into ready, next_due;
+        return next;
+    end loop;
+    subscription := null;
+    ready := null;
+    asleep := null;
+    select extract(epoch from min(w.due_at) - clock_timestamp())::double precision into next_due
+    from pgbus.scheduled w;
+    return next;
+end
+$function$;
+
+-- Whether a live worker of the subscription, other than the caller, knows the event type.
+create function pgbus.known_elsewhere(p_subscription integer, p_worker bigint, p_type text)
+returns boolean
+language sql set search_path = pg_catalog, pg_temp
+begin atomic
+    select exists (
+        select from pgbus.worker_subscription d join pgbus.worker w on w.id = d.worker
+        where d.subscription = p_subscription and w.id <> p_worker and w.dead_at is null
+            and (d.any_type or p_type = any (d.types)));
+end;

@@ -1,0 +1,117 @@
+-- Counting, dead letters and `pgbus tail`.
+
+-- The counts of one subscription's queue. A scan: for people and dashboards, not for the hot path.
+create function pgbus.counts(p_subscription integer)
+returns table (
+    ready bigint, in_flight bigint, delayed bigint, parked bigint, dead_letters bigint,
+    oldest_age interval, retrying bigint
+)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $function$
+declare
+    s pgbus.subscription;
+    lane text;
+begin
+    select * into strict s from pgbus.subscription where id = p_subscription;
+    lane := case when s.ordered
+        then $$coalesce(hashtextextended(m.headers ->> 'x-pgmq-group', 0), m.msg_id)$$
+        else 'm.msg_id' end;
+    return query execute format(
+        'select count(*) filter (where c.state = ''ready''), '
+        'count(*) filter (where c.state = ''in_flight''), '
+        'count(*) filter (where c.state in (''delayed'', ''retrying'')) + '
+        '(select count(*) from pgbus.scheduled w where %2$L = any (w.queues)), '
+        'count(*) filter (where c.state = ''parked''), '
+        '(select count(*) from pgmq.%4$I), '
+        'clock_timestamp() - min(c.enqueued_at) filter (where c.state = ''ready''), '
+        'count(*) filter (where c.state = ''retrying'') '
+        'from (select r.enqueued_at, case '
+        'when r.quantity is not null and r.position <= r.quantity then ''in_flight'' '
+        'when r.parked then ''parked'' '
+        'when r.vt > clock_timestamp() and r.tried then ''retrying'' '
+        'when r.vt > clock_timestamp() then ''delayed'' '
+        'else ''ready'' end as state '
+        'from (select m.enqueued_at, m.vt, l.quantity, '
+        'row_number() over (partition by %3$s order by m.msg_id) as position, '
+        '%5$s as parked, a.msg_id is not null or m.read_ct > 0 as tried '
+        'from pgmq.%1$I m '
+        'left join pgbus.lease l on l.subscription = %6$s and l.lane = %3$s '
+        'left join pgbus.attempt a on a.subscription = %6$s and a.msg_id = m.msg_id) r) c',
+        'q_' || s.name, s.name, lane, 'q_' || s.name || '_dlq',
+        case when s.park then format('exists (select from pgmq.%I d where %s = %s)',
+            'q_' || s.name || '_dlq', pgbus.dead_lane('d'), lane) else 'false' end,
+        s.id);
+end
+$function$;
+
+create function pgbus.status(p_names text[])
+returns table (
+    name text, ready bigint, in_flight bigint, delayed bigint, parked bigint, dead_letters bigint,
+    oldest_age interval, workers bigint
+)
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+    select s.name, c.ready, c.in_flight, c.delayed, c.parked, c.dead_letters, c.oldest_age, (
+        select count(*) from pgbus.worker_subscription d join pgbus.worker w on w.id = d.worker
+        where d.subscription = s.id and w.dead_at is null)
+    from pgbus.subscription s cross join lateral pgbus.counts(s.id) c
+    where p_names is null or s.name = any (p_names)
+    order by s.name;
+end;
+
+-- Nothing visible, leased or waiting for a retry; parked and delayed events may stay.
+create function pgbus.idle(p_subscriptions integer[]) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+    select not exists (
+        select from unnest(p_subscriptions) as x(id) cross join lateral pgbus.counts(x.id) c
+        where c.ready + c.in_flight + c.retrying > 0);
+end;
+
+create function pgbus.dead_letters(p_name text, p_after bigint, p_limit integer)
+returns table (msg_id bigint, message text, headers text)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $function$
+begin
+    return query execute format(
+        'select d.msg_id, d.message::text, d.headers::text from pgmq.%I d '
+        'where d.msg_id > $1 order by d.msg_id limit $2', 'q_' || p_name || '_dlq')
+    using p_after, p_limit;
+end
+$function$;
+
+-- Put dead letters back at their old place within their key; returns how many.
+-- `ids` are event ids; null means all. What was never dead-lettered by pgbus is left alone.
+create function pgbus.redrive(p_name text, p_ids text[], p_limit bigint) returns bigint
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+declare
+    moved bigint;
+begin
+    execute format(
+        'with chosen as ('
+        ' select d.msg_id from pgmq.%2$I d where d.headers ? ''pgbus-dead'''
+        ' and ($1 is null or d.headers ->> ''id'' = any ($1))'
+        ' order by (d.headers -> ''pgbus-dead'' ->> ''msg_id'')::bigint limit $2 for update skip locked'
+        '), gone as ('
+        ' delete from pgmq.%2$I d using chosen c where d.msg_id = c.msg_id'
+        ' returning d.message, d.enqueued_at, d.headers -> ''pgbus-dead'' as dead'
+        ') insert into pgmq.%1$I (msg_id, vt, enqueued_at, message, headers) overriding system value'
+        ' select (g.dead ->> ''msg_id'')::bigint, clock_timestamp(), g.enqueued_at, g.message,'
+        ' nullif(g.dead -> ''headers'', ''null'') from gone g',
+        'q_' || p_name, 'q_' || p_name || '_dlq') using p_ids, p_limit;
+    get diagnostics moved = row_count;
+    return moved;
+end
+$function$;
+
+create function pgbus.drop_dead_letters(p_name text, p_ids text[]) returns bigint
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+declare
+    dropped bigint;
+begin
+    execute format('delete from pgmq.%I d where $1 is null or d.headers ->> ''id'' = any ($1)',
+        'q_' || p_name || '_dlq') using p_ids;
+    get diagnostics dropped = row_count;
+    -- Later events of their keys may have been parked behind them.
+    perform pg_notify('pgbus_' || p_name, '');
+    return dropped;
+end
+$function$;

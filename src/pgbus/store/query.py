@@ -1,0 +1,81 @@
+"""Store operations as values: a generator yields typed queries and is sent their rows.
+
+An operation decides what to ask and what the answers mean; a runner waits. The runner for threads is
+:func:`run`; one over an asynchronous connection would be as short and share every operation.
+(The idea is psycopg's, whose ``generators`` yield and whose ``waiting`` waits.)
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Query(Generic[T]):
+    """One statement, its parameters, and what to make of each of its rows."""
+
+    text: sql.Composed | sql.SQL
+    parameters: Sequence[Any] | None = field(repr=False)
+    """None sends the text as it is: it may then be a script of many statements."""
+    make: Callable[..., T]
+    prepare: bool | None = None
+    """True for the hot path; None leaves it to the connection."""
+
+
+Operation = Generator[Query[Any], list[Any], R]
+
+
+def ask(query: Query[T]) -> Generator[Query[Any], list[Any], list[T]]:
+    """Yield ``query`` and return its rows, typed: ``rows = yield from ask(query)``."""
+    rows: list[T] = yield query
+    return rows
+
+
+def ask_one(query: Query[T]) -> Generator[Query[Any], list[Any], T]:
+    """Like :func:`ask`, for a query that always returns exactly one row."""
+    rows = yield from ask(query)
+    return rows[0]
+
+
+def same(value: T) -> T:
+    """Make a row of one column that column's value."""
+    return value
+
+
+def run(connection: "psycopg.Connection[Any]", operation: Operation[R]) -> R:
+    """Drive an operation over a connection and return its result.
+
+    Works on any psycopg connection, whatever its row factory, cursor factory or autocommit: the
+    cursor is the runner's own. Driver errors are thrown into the operation.
+    """
+    try:
+        query = next(operation)
+        while True:
+            try:
+                rows = _execute(connection, query)
+            except psycopg.Error as error:
+                query = operation.throw(error)
+            else:
+                query = operation.send(rows)
+    except StopIteration as stop:
+        result: R = stop.value
+        return result
+    finally:
+        operation.close()
+
+
+def _execute(connection: "psycopg.Connection[Any]", query: Query[T]) -> list[T]:
+    with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
+        binary = query.parameters is not None
+        cursor.execute(query.text, query.parameters, prepare=query.prepare, binary=binary)
+        if cursor.description is None:
+            return []
+        make = query.make
+        return [make(*row) for row in cursor.fetchall()]
