@@ -156,13 +156,18 @@ class Encoder:
             InvalidTopic: the topic is no topic.
             ConfigurationError: an event type without a topic, or a delay, time or id that is none.
         """
-        if not isinstance(item, Outgoing):
-            item = Outgoing(_own_topic(item), item)
-        topic, payload = item.topic, item.payload
-        _check_topic(topic)
-        _check_id(topic, item.id)
-        key = self._key(topic, item)
-        event_id = new_id if item.id is None else item.id
+        payload: Any
+        if isinstance(item, Outgoing):
+            topic, payload, given_key, given_id = item.topic, item.payload, item.key, item.id
+            _check_topic(topic)
+            _check_id(topic, given_id)
+            own = self._own_headers(topic, item.headers) if item.headers else None
+            due = _due(topic, item.delay, item.at)
+        else:
+            topic, payload = _own_topic(item), item
+            given_key = given_id = own = due = None
+        key = self._key(topic, payload, given_key)
+        event_id = new_id if given_id is None else given_id
         headers: dict[str, Any] = {
             envelope.ID: event_id,
             envelope.SOURCE: self._source,
@@ -180,16 +185,16 @@ class Encoder:
             headers[envelope.CAUSATION] = causation_id
         if key is not None:
             headers[envelope.KEY] = key
-        if item.headers:
-            headers.update(self._own_headers(topic, item.headers))
+        if own is not None:
+            headers.update(own)
         return Encoded(
             event_id,
             topic,
             key,
             self._body(topic, payload),
             _headers_text(topic, headers),
-            _due(topic, item.delay, item.at),
-            item.id is not None,
+            due,
+            given_id is not None,
         )
 
     def _body(self, topic: str, payload: Any) -> str:
@@ -216,7 +221,7 @@ class Encoder:
             raise PayloadError(
                 f"{topic}: the body is not UTF-8 (byte {error.start}); a msgspec.Raw must be"
             ) from None
-        fault = text_fault(text)
+        fault = text_fault(body)
         if fault is not None:
             located = locate(payload, _leaf_fault)
             raise PayloadError(
@@ -224,17 +229,16 @@ class Encoder:
                 if located is None
                 else f"{topic}: the payload {located}"
             )
-        fault = value_fault(payload, text)
+        fault = value_fault(payload, body)
         if fault is not None:
             raise PayloadError(f"{topic}: the payload {fault}")
         return body
 
-    def _key(self, topic: str, item: Outgoing) -> str | None:
-        key = item.key
+    def _key(self, topic: str, payload: Any, key: str | None) -> str | None:
+        if key is None and isinstance(payload, Event):
+            key = key_of(payload)
         if key is None:
-            key = key_of(item.payload) if isinstance(item.payload, Event) else None
-            if key is None:
-                return None
+            return None
         if not isinstance(key, str):
             raise PayloadError(f"{topic}: key is a str, not a {type(key).__name__}")
         if not key:
@@ -328,8 +332,8 @@ def _decode_fault(error: Exception) -> str:
     return type(error).__name__
 
 
-class _Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """The headers of an event of pgbus whose publisher added none: decoded in one step."""
+class _Known(msgspec.Struct, frozen=True, gc=False):
+    """The headers that pgbus knows."""
 
     id: UUID | None = None
     source: str | None = None
@@ -346,6 +350,11 @@ class _Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     key: str | None = msgspec.field(default=None, name=envelope.KEY)
 
 
+class _Only(_Known, frozen=True, forbid_unknown_fields=True, gc=False):
+    """The headers of an event of pgbus whose publisher added none: decoded in one step."""
+
+
+_ONLY: Final = msgspec.json.Decoder(_Only)
 _KNOWN: Final = msgspec.json.Decoder(_Known)
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
 _FIELDS: Final = {field.encode_name: field.type for field in msgspec.structs.fields(_Known)}
@@ -360,12 +369,12 @@ def read_headers(raw: str | bytes | None) -> Incoming:
     """
     if raw is None:
         return _NOTHING
+    known: _Known
+    own: dict[str, Any] = {}
     try:
-        known = _KNOWN.decode(raw)
+        known = _ONLY.decode(raw)
     except Exception:  # noqa: BLE001, RUF100 - foreign, or with headers of the publisher's
-        known, own = _read_foreign(raw)
-    else:
-        own = {}
+        known, own = _read_mixed(raw)
     return Incoming(
         known.id,
         known.type if known.topic is None else known.topic,
@@ -378,19 +387,23 @@ def read_headers(raw: str | bytes | None) -> Incoming:
     )
 
 
-def _read_foreign(raw: str | bytes) -> tuple[_Known, dict[str, Any]]:
+def _read_mixed(raw: str | bytes) -> tuple[_Known, dict[str, Any]]:
     try:
         found = _OBJECT.decode(raw)
     except Exception:  # noqa: BLE001, RUF100 - not an object, or nothing that can be decoded
         return _Known(), {}
-    own = {}
-    values = {}
-    for name, value in found.items():
-        if name in _FIELDS:
-            values[name] = _convert(value, _FIELDS[name])
-        elif not name.startswith(envelope.RESERVED_PREFIX):
-            own[name] = value
-    return msgspec.convert(values, _Known), own
+    own = {
+        name: value
+        for name, value in found.items()
+        if name not in _FIELDS and not name.startswith(envelope.RESERVED_PREFIX)
+    }
+    try:
+        return _KNOWN.decode(raw), own
+    except Exception:  # noqa: BLE001, RUF100 - one of them has another type
+        values = {
+            name: _convert(value, _FIELDS[name]) for name, value in found.items() if name in _FIELDS
+        }
+        return msgspec.convert(values, _Known), own
 
 
 def _convert(value: Any, kind: Any) -> Any:
