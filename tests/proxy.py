@@ -188,6 +188,9 @@ class FaultProxy:
             async with asyncio.TaskGroup() as halves:
                 halves.create_task(self._relay(reader, server_writer, link, self._request))
                 halves.create_task(self._relay(server_reader, writer, link, self._reply))
+        except asyncio.CancelledError:
+            if not link.was_cut:
+                raise
         finally:
             link.abort()
             self._links.discard(link)

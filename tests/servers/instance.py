@@ -144,7 +144,10 @@ class PostgresInstance(Server):
         self._end(signal.SIGINT)
 
     def kill9(self) -> None:
-        """Kill the postmaster as the kernel would; the data stays as the crash left it."""
+        """Kill the postmaster as the kernel would; the data stays as the crash left it.
+
+        Its orphaned backends end by themselves, and may answer a query or two before they do.
+        """
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
