@@ -1,23 +1,26 @@
 """Folders for servers, and processes that use them; nothing of either stays behind."""
 
-import contextlib
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from pgbus.embedded import EmbeddedServer
+from pgbus.embedded.identity import Identity
 from tests.embedded.processes import Seen, User
 
 
 @pytest.fixture
 def parent() -> Iterator[Path]:
-    """A short folder, whose name leaves room for a socket."""
+    """A short folder, whose name leaves room for a socket. Every server below it must end."""
     folder = Path(tempfile.mkdtemp(prefix="pgbus-test-", dir="/tmp"))
     yield folder
+    for lock in list(folder.rglob("server.lock")):
+        Seen(lock.parent).clean_up()
     shutil.rmtree(folder)
 
 
@@ -28,23 +31,13 @@ def home(parent: Path) -> Path:
 
 
 @pytest.fixture
-def seen(home: Path) -> Iterator[Seen]:
+def seen(home: Path) -> Seen:
     """The server in ``home``, seen from outside."""
-    with watching(home) as seen:
-        yield seen
-
-
-@contextlib.contextmanager
-def watching(folder: Path) -> Iterator[Seen]:
-    seen = Seen(folder)
-    try:
-        yield seen
-    finally:
-        seen.clean_up()
+    return Seen(home)
 
 
 @pytest.fixture
-def new_user(home: Path, seen: Seen) -> Iterator[Callable[[], User]]:
+def new_user(home: Path) -> Iterator[Callable[[], User]]:
     """Start another process that uses the server in ``home``."""
     users: list[User] = []
 
@@ -57,13 +50,17 @@ def new_user(home: Path, seen: Seen) -> Iterator[Callable[[], User]]:
         user.end()
 
 
+class Serve(Protocol):
+    def __call__(self, home: Path, identity: Identity | None = None) -> EmbeddedServer: ...
+
+
 @pytest.fixture
-def new_server(home: Path, seen: Seen) -> Iterator[Callable[[], EmbeddedServer]]:
-    """Make servers in this process, all of the same ``home``."""
+def serve(parent: Path) -> Iterator[Serve]:
+    """Make servers in this process, of any home below ``parent``."""
     servers: list[EmbeddedServer] = []
 
-    def make() -> EmbeddedServer:
-        servers.append(EmbeddedServer(home, timeout=40))
+    def make(home: Path, identity: Identity | None = None) -> EmbeddedServer:
+        servers.append(EmbeddedServer(home, identity=identity, timeout=40))
         return servers[-1]
 
     yield make
@@ -72,9 +69,15 @@ def new_server(home: Path, seen: Seen) -> Iterator[Callable[[], EmbeddedServer]]
 
 
 @pytest.fixture
-def server(new_server: Callable[[], EmbeddedServer]) -> EmbeddedServer:
+def new_server(home: Path, serve: Serve) -> Callable[[], EmbeddedServer]:
+    """Make servers in this process, all of the same ``home``."""
+    return lambda: serve(home)
+
+
+@pytest.fixture
+def server(home: Path, serve: Serve) -> EmbeddedServer:
     """A server in ``home``."""
-    return new_server()
+    return serve(home)
 
 
 @pytest.fixture

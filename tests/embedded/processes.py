@@ -17,7 +17,11 @@ from tests.waiting import eventually
 SCRIPT = Path(__file__).with_name("user.py")
 SITE = Path(psutil.__file__).parents[1]
 # Follows the .pth file of an editable install, which PYTHONPATH would not.
-BOOT = "import site, runpy, sys; site.addsitedir(sys.argv.pop(1)); runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+BOOT = """
+import runpy, site, sys
+site.addsitedir(sys.argv.pop(1))
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
 
 
 class UserError(Exception):

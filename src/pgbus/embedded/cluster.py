@@ -26,6 +26,7 @@ _CONNECT_TIMEOUT = 3
 _SHUTDOWN_GRACE = 20.0
 _ORPHAN_GRACE = 2.0
 _TAIL = 20
+_LITTLE_SPACE = 100
 
 
 class Cluster:
@@ -76,7 +77,7 @@ class Cluster:
                 self._check_data()
                 self._see_off_the_last(deadline)
                 since = self._spawn(deadline)
-        raise StoreError(self._failure("did not answer in time", since or 0))
+        raise StoreError(self._failure("did not answer in time", since))
 
     def _answering(self) -> str | None:
         """Return the connection string if the server answers and somebody looks after it."""
@@ -130,7 +131,8 @@ class Cluster:
 
     def _spawn(self, deadline: float) -> int:
         """Start a guardian, and return where in the log its words begin."""
-        if not sys.executable:
+        # In a frozen program sys.executable is the program itself, which would start once more.
+        if not sys.executable or getattr(sys, "frozen", False):
             raise ConfigurationError(
                 "the embedded PostgreSQL needs a Python interpreter to look after it, and "
                 "sys.executable names none: set $PGBUS_DSN to a server of your own"
@@ -166,13 +168,18 @@ class Cluster:
             os.close(log)
         return since
 
-    def _failure(self, what: str, since: int) -> str:
-        said = _tail(self._rooms.log, since)
+    def _failure(self, what: str, since: int | None) -> str:
         free = shutil.disk_usage(self._rooms.folder).free // 1024**2
-        hint = f" (its disk has {free} MB left)" if free < 100 else ""
-        return (
-            f"the embedded PostgreSQL in {self._rooms.folder} {what}{hint}; its log says:\n{said}"
-        )
+        hint = f" (its disk has {free} MB left)" if free < _LITTLE_SPACE else ""
+        # Older words of the log may quote statements, and so payloads.
+        said = f" is {self._rooms.log}" if since is None else f" says:\n{self._tail(since)}"
+        return f"the embedded PostgreSQL in {self._rooms.folder} {what}{hint}; its log{said}"
+
+    def _tail(self, since: int) -> str:
+        with self._rooms.log.open("rb") as file:
+            file.seek(min(since, self._rooms.log.stat().st_size))
+            lines = file.read(guardian.LOG_LIMIT).decode(errors="replace").splitlines()
+        return "\n".join(lines[-_TAIL:]) or "(nothing)"
 
 
 def _answers(conninfo: str) -> bool:
@@ -213,10 +220,3 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-
-
-def _tail(log: Path, since: int) -> str:
-    with log.open("rb") as file:
-        file.seek(min(since, log.stat().st_size))
-        lines = file.read(guardian.LOG_LIMIT).decode(errors="replace").splitlines()
-    return "\n".join(lines[-_TAIL:]) or "(nothing)"

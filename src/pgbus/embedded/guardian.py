@@ -31,7 +31,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-LOCK_TIMEOUT = 10.0
+LOCK_TIMEOUT = 2.0
 INITDB_TIMEOUT = 300.0
 STOP_TIMEOUTS = {signal.SIGINT: 30.0, signal.SIGQUIT: 5.0, signal.SIGKILL: 5.0}
 LOG_LIMIT = 4 * 1024 * 1024

@@ -129,6 +129,7 @@ class Rooms:
         if not _is_private(sockets, owner):
             sockets = _make_temporary(owner, group)
         record = self.folder / "sockets.new"
+        record.touch(mode=0o600)
         record.write_text(str(sockets), encoding="utf-8")
         record.replace(self.folder / "sockets")
         return sockets

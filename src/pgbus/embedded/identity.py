@@ -87,13 +87,15 @@ class Account:
 
     Parameters:
         store: where the data folders and the copies of the programs are kept.
+        name: the system user, which is made if there is none.
         copy: copy the programs even if the user can run them where they are.
     """
 
-    name = "pgbus"
-
-    def __init__(self, store: Path = Path("/var/lib/pgbus"), *, copy: bool = False) -> None:
+    def __init__(
+        self, store: Path = Path("/var/lib/pgbus"), *, name: str = "pgbus", copy: bool = False
+    ) -> None:
         self._store = store
+        self._name = name
         self._copy = copy
 
     def folder(self, home: Path) -> Path:
@@ -121,26 +123,29 @@ class Account:
         """Return the system user's ids; the user is made if there is none."""
         for attempt in range(3):
             try:
-                found = pwd.getpwnam(self.name)
+                found = pwd.getpwnam(self._name)
             except KeyError:
                 self._add(attempt)
             else:
                 if not 0 < found.pw_uid < _FIRST_PERSON:
                     raise StoreError(
-                        f"the user {self.name} is not a system user, so PostgreSQL's data would "
+                        f"the user {self._name} is not a system user, so PostgreSQL's data would "
                         "not be safe with it: allow user namespaces, or do not run as root"
                     )
                 return found.pw_uid, found.pw_gid
         raise StoreError(
-            f"PostgreSQL cannot run as root here, and the system user {self.name} for it could "
-            f"not be made: add it (useradd --system {self.name}), allow user namespaces, "
+            f"PostgreSQL cannot run as root here, and the system user {self._name} for it could "
+            f"not be made: add it (useradd --system {self._name}), allow user namespaces, "
             "or do not run as root"
         )
 
     def _add(self, attempt: int) -> None:
         options = ["--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
-        if not _succeeds(["useradd", *options, "--shell", "/bin/false", self.name]) and not attempt:
-            _succeeds(["adduser", "-S", "-D", "-H", "-h", "/nonexistent", self.name])
+        if (
+            not _succeeds(["useradd", *options, "--shell", "/bin/false", self._name])
+            and not attempt
+        ):
+            _succeeds(["adduser", "-S", "-D", "-H", "-h", "/nonexistent", self._name])
 
     def programs(self) -> Path:
         """Return PostgreSQL's programs, from a copy where the user cannot reach the originals."""
