@@ -1,5 +1,6 @@
 """Events: frozen structs that know their topic, version and key."""
 
+import enum
 from typing import Any, ClassVar, dataclass_transform
 
 import msgspec
@@ -27,7 +28,7 @@ class EventMeta(msgspec.StructMeta):
         *,
         topic: str | None = None,
         version: int = 1,
-        key: str | None = None,
+        key: str | msgspec.UnsetType | None = msgspec.UNSET,
         **options: Any,
     ) -> "EventMeta":
         """Make the struct type and check what its keywords claim.
@@ -48,6 +49,9 @@ class EventMeta(msgspec.StructMeta):
         if not 1 <= version <= MAX_VERSION:
             raise ConfigurationError(f"event {name}: version {version} is not in 1 to 2^31 - 1")
         fields: tuple[str, ...] = made.__struct_fields__
+        if isinstance(key, msgspec.UnsetType):
+            # The name of a base's field is one of this type's too.
+            key = getattr(made, "__event_key__", None)
         if key is not None and key not in fields:
             known = ", ".join(fields) or "none"
             raise ConfigurationError(
@@ -59,6 +63,8 @@ class EventMeta(msgspec.StructMeta):
         return made
 
 
+# Again, because mypy asks the bases before the metaclass, and would find msgspec.Struct's.
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
 class Event(msgspec.Struct, metaclass=EventMeta, frozen=True, kw_only=True):
     """A base for event types, frozen and keyword-only.
 
@@ -72,8 +78,8 @@ class Event(msgspec.Struct, metaclass=EventMeta, frozen=True, kw_only=True):
         topic: where instances are published when ``publish`` is given no topic. A type without
             one is abstract: a base for others.
         version: the schema's version, a positive integer, 1 by default.
-        key: the field whose value orders the events (their FIFO group). Left out, or ``None`` in
-            an instance, the event is unordered.
+        key: the field whose value orders the events (their FIFO group). Left out, it is the base
+            class's; ``None``, here or in an instance, makes the event unordered.
     """
 
     __event_topic__: ClassVar[str | None]
@@ -87,4 +93,6 @@ def key_of(event: Event) -> str | None:
     if field is None:
         return None
     value = getattr(event, field)
+    if isinstance(value, enum.Enum):
+        value = value.value  # as in the body
     return None if value is None else str(value)

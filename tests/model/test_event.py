@@ -1,0 +1,101 @@
+"""Event types: what their class keywords mean and what they refuse."""
+
+import enum
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from pgbus.errors import ConfigurationError, InvalidTopic
+from pgbus.model.event import MAX_VERSION, Event, EventMeta, key_of
+
+
+class OrderEvent(Event, key="order_id"):
+    order_id: str
+
+
+class Created(OrderEvent, topic="orders.created", version=2):
+    total: int
+
+
+class Audited(OrderEvent, topic="orders.audited", key=None):
+    pass
+
+
+class Moved(OrderEvent, topic="orders.moved", key="shelf"):
+    shelf: int | None = None
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Painted(Event, topic="paint", key="colour"):
+    colour: Colour | UUID | bool
+
+
+def test_keywords() -> None:
+    assert (Created.__event_topic__, Created.__event_version__) == ("orders.created", 2)
+    assert OrderEvent.__event_topic__ is None
+    assert OrderEvent.__event_version__ == 1
+    assert Event.__event_key__ is None
+
+
+def test_the_key_is_inherited_and_can_be_taken_back() -> None:
+    assert Created.__event_key__ == "order_id"
+    assert key_of(Created(order_id="7", total=3)) == "7"
+    assert Audited.__event_key__ is None
+    assert key_of(Audited(order_id="7")) is None
+    assert Moved.__event_key__ == "shelf"
+    assert key_of(Moved(order_id="7", shelf=4)) == "4"
+    assert key_of(Moved(order_id="7")) is None
+
+
+def test_topic_and_version_are_not_inherited() -> None:
+    class Special(Created):
+        reason: str
+
+    assert Special.__event_topic__ is None
+    assert Special.__event_version__ == 1
+    assert Special.__event_key__ == "order_id"
+
+
+@pytest.mark.parametrize(
+    ("value", "key"), [(Colour.RED, "red"), (UUID(int=1), str(UUID(int=1))), (True, "True")]
+)
+def test_keys_are_text(value: Any, key: str) -> None:
+    assert key_of(Painted(colour=value)) == key
+
+
+def test_events_are_frozen_and_keyword_only() -> None:
+    event = Created(order_id="7", total=3)
+    with pytest.raises(AttributeError):
+        event.total = 4  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Created("7", 3)  # type: ignore[call-arg]
+    assert msgspec.json.encode(event) == b'{"order_id":"7","total":3}'
+
+
+@pytest.mark.parametrize(
+    ("keywords", "said"),
+    [
+        ({"key": "missing"}, "'missing' names no field"),
+        ({"version": 0}, "version 0"),
+        ({"version": -1}, "version -1"),
+        ({"version": MAX_VERSION + 1}, "version"),
+        ({"version": True}, "True is no integer"),
+        ({"version": "1"}, "'1' is no integer"),
+        ({"frozen": False}, "always frozen"),
+        ({"kw_only": False}, "always kw_only"),
+    ],
+)
+def test_what_is_refused(keywords: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        EventMeta("Wrong", (Event,), {}, **keywords)
+
+
+@pytest.mark.parametrize("topic", ["", "a..b", "orders.*", "a b", "a\n", "é", "a" * 256])
+def test_topics_that_are_refused(topic: str) -> None:
+    with pytest.raises(InvalidTopic):
+        EventMeta("Wrong", (Event,), {}, topic=topic)
