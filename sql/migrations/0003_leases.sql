@@ -189,15 +189,17 @@ begin
     end if;
 
     if cardinality(p_again) > 0 then
-        update pgmq.:queue m
-        set vt = clock_timestamp() + make_interval(secs => x.delay), read_ct = m.read_ct + 1,
-            last_read_at = clock_timestamp()
-        from unnest(p_again, p_again_lanes, p_delay) as x(id, lane, delay)
-        where m.msg_id = x.id and x.lane = any (owned);
+        with touched as (
+            update pgmq.:queue m
+            set vt = clock_timestamp() + make_interval(secs => x.delay), read_ct = m.read_ct + 1,
+                last_read_at = clock_timestamp()
+            from unnest(p_again, p_again_lanes, p_delay, p_outcome) as x(id, lane, delay, outcome)
+            where m.msg_id = x.id and x.lane = any (owned)
+            returning x.id, x.outcome
+        )
         insert into pgbus.attempt as a (subscription, msg_id, failures, releases)
-        select :id, x.id, (x.outcome = 'failure')::integer, (x.outcome = 'release')::integer
-        from unnest(p_again, p_again_lanes, p_outcome) as x(id, lane, outcome)
-        where x.outcome <> 'none' and x.lane = any (owned)
+        select :id, t.id, (t.outcome = 'failure')::integer, (t.outcome = 'release')::integer
+        from touched t where t.outcome <> 'none'
         on conflict (subscription, msg_id) do update
             set failures = a.failures + excluded.failures, releases = a.releases + excluded.releases;
     end if;

@@ -33,6 +33,26 @@ begin atomic
     delete from pgbus.worker where id = p_worker;
 end;
 
+-- Let go of every lane of a worker, its events becoming suspects; returns how many lanes.
+create function pgbus.bury(p_worker bigint) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+declare
+    name text;
+    freed integer;
+    lanes integer := 0;
+begin
+    for name in
+        select s.name from pgbus.subscription s
+        where s.id in (select l.subscription from pgbus.lease l where l.worker = p_worker)
+        order by s.id
+    loop
+        execute format('select pgbus.%I($1)', 'bury_' || name) into freed using p_worker;
+        lanes := lanes + freed;
+    end loop;
+    return lanes;
+end
+$function$;
+
 -- Declare dead whoever has been silent beyond its lease, and let go of its lanes.
 --
 -- A heartbeat that is executed but not yet committed holds its row's lock, so it is skipped: leases
@@ -42,7 +62,6 @@ create function pgbus.reap() returns table (service text, host text, pid integer
 language plpgsql set search_path = pg_catalog, pg_temp as $function$
 declare
     dead pgbus.worker;
-    s record;
 begin
     for dead in
         select w.* from pgbus.worker w
@@ -51,19 +70,7 @@ begin
         order by w.id for update skip locked
     loop
         update pgbus.worker w set dead_at = clock_timestamp() where w.id = dead.id;
-        lanes := 0;
-        for s in
-            select x.name from pgbus.subscription x
-            where x.id in (select l.subscription from pgbus.lease l where l.worker = dead.id)
-            order by x.id
-        loop
-            declare
-                freed integer;
-            begin
-                execute format('select pgbus.%I($1)', 'bury_' || s.name) into freed using dead.id;
-                lanes := lanes + freed;
-            end;
-        end loop;
+        lanes := pgbus.bury(dead.id);
         -- What a stopped process locked in a transaction of its own would stay locked for ever.
         perform pg_terminate_backend(a.pid) from pg_stat_activity a
         where a.application_name = 'pgbus/' || to_hex(dead.id) and a.usename = current_user
@@ -73,6 +80,11 @@ begin
         pid := dead.pid;
         return next;
     end loop;
+    -- A take may have committed just as its worker was declared dead, or had left.
+    perform pgbus.bury(o.worker) from (
+        select distinct l.worker from pgbus.lease l
+        where not exists (select from pgbus.worker w where w.id = l.worker and w.dead_at is null)
+    ) o;
     delete from pgbus.worker w where w.dead_at < clock_timestamp() - interval '1 day';
 end
 $function$;

@@ -6,14 +6,14 @@ marked breaking, so that services can be upgraded one by one.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import LiteralString, NamedTuple, cast
+from typing import NamedTuple
 
 import pgmq.install
 import psycopg
 from psycopg import sql
 
 from pgbus.errors import IncompatibleDatabase, StoreError
-from pgbus.store.query import Operation, Query, ask, ask_one
+from pgbus.store.query import Operation, Query, ask, ask_one, nothing
 from pgbus.store.statements import Migration, migrations, statement
 
 OLDEST_PGMQ = "1.11"
@@ -48,22 +48,20 @@ class Installed:
     """The names of the migrations that it applied."""
 
 
-def _nothing(*_: object) -> None:
-    return None
-
-
 def _script(text: str) -> Query[None]:
-    return Query(sql.SQL(cast(LiteralString, text)), None, _nothing)
+    return Query(sql.SQL(text), None, nothing)
 
 
-def install(pgmq_sql: Callable[[], str] = pgmq.install.get_embedded_install_sql) -> Operation[Installed]:
+def install(
+    pgmq_sql: Callable[[], str] = pgmq.install.get_embedded_install_sql,
+) -> Operation[Installed]:
     """Install pgmq and pgbus, in the caller's transaction; idempotent.
 
     Raises:
         IncompatibleDatabase: the database has a pgmq older than 1.11, a pgbus schema that this
             release cannot work with, or a migration that was changed after it was applied.
     """
-    yield from ask(Query(statement("migrate", "lock"), (), _nothing))
+    yield from ask(Query(statement("migrate", "lock"), (), nothing))
     found = yield from ask_one(Query(statement("migrate", "found"), (), Found))
     kind = "kept"
     if not found.has_pgmq:
@@ -76,13 +74,13 @@ def install(pgmq_sql: Callable[[], str] = pgmq.install.get_embedded_install_sql)
     missing = pending(applied)
     for migration in missing:
         yield from ask(_script(migration.text))
-        yield from ask(Query(statement("migrate", "record"), _record(migration), _nothing))
+        yield from ask(Query(statement("migrate", "record"), _record(migration), nothing))
     return Installed(kind, tuple(migration.name for migration in missing))
 
 
 def _install_pgmq(found: Found, pgmq_sql: Callable[[], str]) -> Operation[str]:
     if found.offers_extension:
-        yield from ask(Query(statement("migrate", "create_extension"), (), _nothing))
+        yield from ask(Query(statement("migrate", "create_extension"), (), nothing))
         again = yield from ask_one(Query(statement("migrate", "found"), (), Found))
         if not again.capable:
             raise IncompatibleDatabase(_too_old(again))
@@ -99,8 +97,8 @@ def _too_old(found: Found) -> str:
         else "upgrade it as it was installed"
     )
     return (
-        f"this database has pgmq{version}, and pgbus needs {OLDEST_PGMQ} or newer (topic bindings): "
-        f"{remedy}, or choose another database"
+        f"this database has pgmq{version}, and pgbus needs {OLDEST_PGMQ} or newer (topic "
+        f"bindings): {remedy}, or choose another database"
     )
 
 

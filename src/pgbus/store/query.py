@@ -1,8 +1,8 @@
 """Store operations as values: a generator yields typed queries and is sent their rows.
 
-An operation decides what to ask and what the answers mean; a runner waits. The runner for threads is
-:func:`run`; one over an asynchronous connection would be as short and share every operation.
-(The idea is psycopg's, whose ``generators`` yield and whose ``waiting`` waits.)
+An operation decides what to ask and what the answers mean; a runner waits. The runner for threads
+is :func:`run`; one over an asynchronous connection would be as short and share every operation. (The
+idea is psycopg's, whose ``generators`` yield and whose ``waiting`` waits.)
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -44,9 +44,23 @@ def ask_one(query: Query[T]) -> Generator[Query[Any], list[Any], T]:
     return rows[0]
 
 
-def same(value: T) -> T:
-    """Make a row of one column that column's value."""
+def number(value: int) -> int:
+    """Make a row of one number that number."""
     return value
+
+
+def text(value: str) -> str:
+    """Make a row of one text that text."""
+    return value
+
+
+def truth(value: bool) -> bool:
+    """Make a row of one truth value that value."""
+    return value
+
+
+def nothing(*_: object) -> None:
+    """Make nothing of a row."""
 
 
 def run(connection: "psycopg.Connection[Any]", operation: Operation[R]) -> R:

@@ -5,7 +5,6 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import LiteralString, cast
 
 from psycopg import sql
 
@@ -29,7 +28,7 @@ def statement(file: str, name: str, **identifiers: str) -> sql.Composed:
         identifiers: values of the statement's ``{placeholders}``, each one quoted as an identifier
             in the schema ``pgbus``.
     """
-    text = cast(LiteralString, _statements(file)[name])
+    text = _statements(file)[name]
     quoted = {key: sql.Identifier("pgbus", value) for key, value in identifiers.items()}
     return sql.SQL(text).format(**quoted)
 

@@ -1,0 +1,18 @@
+-- name: take
+select lane, msg_id, available, enqueued_at, body, headers, failures, deaths, suspect
+from {take}(%s::bigint, %s::bigint, %s::bigint, %s, %s, %s::bigint, %s, %s)
+
+-- name: poll
+select subscription, ready, next_due, asleep from pgbus.poll(%s::integer[], %s)
+
+-- name: begin_handling
+select coalesce(pgbus.begin_handling(%s, %s::bigint, %s::bigint, %s::bigint, %s), false)
+
+-- name: settle
+select {settle}(
+    %s::bigint, %s::bigint[], %s::bigint[], %s::boolean[],
+    %s::bigint[], %s::bigint[],
+    %s::bigint[], %s::bigint[], %s::double precision[], %s::text[],
+    %s::bigint[], %s::bigint[], %s::text[],
+    %s, %s::text
+)

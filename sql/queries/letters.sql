@@ -1,0 +1,11 @@
+-- name: exists
+select count(*) > 0 from pgbus.subscription where name = %s
+
+-- name: page
+select msg_id, message, headers from pgbus.dead_letters(%s, %s, %s)
+
+-- name: redrive
+select pgbus.redrive(%s, %s::text[], %s::bigint)
+
+-- name: drop
+select pgbus.drop_dead_letters(%s, %s::text[])

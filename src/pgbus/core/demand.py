@@ -1,0 +1,81 @@
+"""How much a subscription should take at once, given how fast its handler is.
+
+Slow handlers take just what their threads can begin, so that other processes get their share; fast
+ones take enough for a fraction of a second, so that a round trip is paid by many events.
+"""
+
+from dataclasses import dataclass
+
+HORIZON = 0.25
+"""Seconds of work to hold in advance."""
+SLOW = 0.05
+"""Seconds a call from which on nothing is held in advance."""
+MOST_EVENTS = 2_000
+MOST_BYTES = 8 * 2**20
+SMOOTHING = 0.1
+MOST_QUANTITY = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What to ask the next take for; ``lanes * quantity`` is the most it can bring."""
+
+    lanes: int
+    quantity: int
+
+
+class Demand:
+    """One subscription's appetite. The fetcher alone calls :meth:`wish` and :meth:`learn`.
+
+    Parameters:
+        concurrency: the number of handler threads.
+        ordered: whether a lane can hold more than one event.
+    """
+
+    def __init__(self, concurrency: int, *, ordered: bool) -> None:
+        self._concurrency = concurrency
+        self._ordered = ordered
+        self._depth = 8.0
+        self._seconds = SLOW / 2
+
+    @property
+    def seconds(self) -> float:
+        """The smoothed time of one call."""
+        return self._seconds
+
+    @property
+    def target(self) -> int:
+        """How many events to hold."""
+        if self._seconds >= SLOW:
+            return self._concurrency
+        ahead = int(self._concurrency * HORIZON / max(self._seconds, 1e-6))
+        return max(self._concurrency, min(MOST_EVENTS, ahead))
+
+    def observe(self, seconds: float) -> None:
+        """Learn how long a call took; called by the workers, where a lost update does no harm."""
+        self._seconds += SMOOTHING * (seconds - self._seconds)
+
+    def learn(self, lanes: int, events: int) -> None:
+        """Learn how many events the lanes of a take had."""
+        if lanes:
+            self._depth += 0.5 * (events / lanes - self._depth)
+
+    def wish(self, in_hand: int) -> Wish | None:
+        """Return what to take, or ``None`` while enough is in hand.
+
+        Waits until half of the target is used up: a take for one event costs as much as one for
+        fifty.
+        """
+        target = self.target
+        if in_hand > target // 2 and in_hand >= self._concurrency:
+            return None
+        room = target - in_hand
+        if room <= 0:
+            return None
+        quantity = 1
+        if self._ordered:
+            quantity = max(1, min(MOST_QUANTITY, int(self._depth * 1.5) + 1, room))
+        if room <= 2 * self._concurrency:
+            # Few can be begun at once: rather many keys than one key's future.
+            quantity = max(1, min(quantity, room // self._concurrency))
+        return Wish(max(1, room // quantity), quantity)

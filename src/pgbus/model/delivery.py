@@ -1,0 +1,40 @@
+"""What a worker holds: messages of leased lanes."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+FIRST_LANE = -(2**63)
+LAST_LANE = 2**63 - 1
+
+
+class Message(NamedTuple):
+    """A row of a queue, not yet decoded."""
+
+    msg_id: int
+    enqueued_at: datetime
+    body: str | None
+    headers: str | None
+    failures: int
+    """How often its handler has failed so far."""
+    deaths: int
+    """How often a worker died of it."""
+    troubled: bool
+    """Whether anything went wrong with it before: the database remembers, and must forget."""
+
+    @property
+    def attempt(self) -> int:
+        """The number of this attempt, from 1."""
+        return self.failures + self.deaths + 1
+
+
+@dataclass(slots=True)
+class Chunk:
+    """The first events of one leased lane: the unit that moves between threads."""
+
+    subscription: int
+    lane: int
+    token: int
+    suspect: bool
+    """A worker died while it held this event, which is therefore handled alone."""
+    messages: list[Message] = field(repr=False)

@@ -1,0 +1,135 @@
+"""Taking leases, and what an idle process asks.
+
+The protocol itself, with the races it closes, is described in ``sql/migrations/0003_leases.sql``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from pgbus.model.delivery import LAST_LANE, Chunk, Message
+from pgbus.store.arrays import numbers
+from pgbus.store.query import Operation, Query, ask, truth
+from pgbus.store.statements import statement
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """A wish for leases."""
+
+    subscription: int
+    name: str
+    worker: int
+    token: int
+    """New for every take of a worker, so that one whose reply was lost can be given back."""
+    start: int
+    """The lane to begin the walk at."""
+    lanes: int
+    quantity: int
+    """How many events of a lane at most."""
+    size: int
+    """How many bytes of bodies in all, as stored."""
+    suspects: bool
+    """Whether a suspect of an earlier worker's death may be among them."""
+    awake: bool
+    """Whether to say that this process sleeps no longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a take won."""
+
+    chunks: list[Chunk]
+    empty: list[int]
+    """Lanes that turned out to have nothing: they are ours, and must be given back."""
+    resume: int | None
+    """Where the next walk begins, or ``None`` where this one came to the end."""
+
+
+class Polled(NamedTuple):
+    """What an idle process learns of one subscription (or, without one, of scheduled events)."""
+
+    subscription: int | None
+    ready: bool | None
+    next_due: float | None
+    """Seconds until something becomes visible."""
+    asleep: bool | None
+
+
+class _Row(NamedTuple):
+    lane: int | None
+    msg_id: int | None
+    available: bool | None
+    enqueued_at: datetime
+    body: str | None
+    headers: str | None
+    failures: int | None
+    deaths: int | None
+    suspect: bool
+
+
+def take(wish: Take) -> Operation[Taken]:
+    """Lease free lanes and read their first events."""
+    query = Query(
+        statement("lease", "take", take=f"take_{wish.name}"),
+        (
+            wish.worker,
+            wish.token,
+            wish.start,
+            wish.lanes,
+            wish.quantity,
+            wish.size,
+            wish.suspects,
+            wish.awake,
+        ),
+        _Row,
+        prepare=None,
+    )
+    rows = yield from ask(query)
+    last = rows[0].msg_id
+    resume = None if last is None or last >= LAST_LANE else last + 1
+    chunks: dict[int, Chunk] = {}
+    closed = set()
+    empty = []
+    for lane, msg_id, available, enqueued_at, body, headers, failures, deaths, suspect in rows[1:]:
+        assert lane is not None
+        if msg_id is None:
+            empty.append(lane)
+            continue
+        if lane in closed:
+            continue
+        if not available:
+            # The key's next event waits for its time, and its successors behind it.
+            closed.add(lane)
+            if lane not in chunks:
+                empty.append(lane)
+            continue
+        troubled = failures is not None
+        message = Message(msg_id, enqueued_at, body, headers, failures or 0, deaths or 0, troubled)
+        chunk = chunks.get(lane)
+        if chunk is None:
+            chunks[lane] = Chunk(wish.subscription, lane, wish.token, suspect, [message])
+        else:
+            chunk.messages.append(message)
+    return Taken(list(chunks.values()), empty, resume)
+
+
+def poll(subscriptions: Sequence[int], *, sleep: bool) -> Operation[list[Polled]]:
+    """Promote scheduled events that are due, and ask what is ready.
+
+    Parameters:
+        sleep: before the last look, become the one whom publishers wake.
+    """
+    query = Query(statement("lease", "poll"), (numbers(subscriptions), sleep), Polled)
+    return (yield from ask(query))
+
+
+def begin_handling(
+    subscription: int, lane: int, worker: int, token: int, mark: str
+) -> Operation[bool]:
+    """Mark the transaction of a handler; false where the lease is no longer the worker's."""
+    query = Query(
+        statement("lease", "begin_handling"), (subscription, lane, worker, token, mark), truth
+    )
+    return any((yield from ask(query)))

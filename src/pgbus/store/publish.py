@@ -1,0 +1,111 @@
+"""Publishing: any number of events and topics in one round trip."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+from pgbus.core.codec import Encoded
+from pgbus.errors import Unroutable
+from pgbus.model.envelope import Receipt
+from pgbus.store.arrays import numbers
+from pgbus.store.query import Operation, Query, ask_one
+from pgbus.store.routes import Routes
+from pgbus.store.statements import statement
+
+
+class Stored(NamedTuple):
+    """The server's answer to a publish; indexes count from 1."""
+
+    generation: UUID
+    queues: list[str]
+    duplicates: list[int]
+
+
+def publish(
+    events: Sequence[Encoded], routes: Routes, *, strict: bool, window: timedelta
+) -> Operation[list[Receipt]]:
+    """Store events in every queue that their topics lead to.
+
+    Parameters:
+        events: what to publish; their order is their order within a key.
+        routes: what the process remembers; learns from the answer.
+        strict: store nothing at all where a topic leads nowhere.
+        window: for how long an id given by a publisher is remembered.
+
+    Raises:
+        Unroutable: see ``strict``; the transaction stays usable.
+    """
+    if not events:
+        return []
+    topics = list(dict.fromkeys(event.topic for event in events))
+    number = {topic: index for index, topic in enumerate(topics, 1)}
+    repeated = _repeated(events)
+    kept = [event for index, event in enumerate(events) if index not in repeated]
+    generation, known = routes.recall(topics)
+    stored = yield from ask_one(
+        Query(
+            statement("publish", "publish"),
+            (
+                generation,
+                topics,
+                known,
+                numbers(number[event.topic] for event in kept),
+                [event.body for event in kept],
+                [event.headers for event in kept],
+                _ids(kept),
+                window,
+                *_times(kept),
+                strict,
+            ),
+            Stored,
+            prepare=None,
+        )
+    )
+    routes.learn(stored.generation, topics, stored.queues)
+    if strict and "" in stored.queues:
+        lost = ", ".join(
+            topic for topic, queues in zip(topics, stored.queues, strict=True) if not queues
+        )
+        raise Unroutable(f"no subscription matches {lost}; nothing of this call was published")
+    counts = {
+        topic: queues.count(",") + 1 if queues else 0
+        for topic, queues in zip(topics, stored.queues, strict=True)
+    }
+    duplicates = {id(kept[index - 1]) for index in stored.duplicates}
+    receipts = []
+    for index, event in enumerate(events):
+        duplicate = index in repeated or id(event) in duplicates
+        queues = 0 if duplicate else counts[event.topic]
+        receipts.append(Receipt(event.id, event.topic, queues, duplicate))
+    return receipts
+
+
+def _repeated(events: Sequence[Encoded]) -> set[int]:
+    """Return the places of events whose given id stands earlier in the same call."""
+    seen: set[UUID] = set()
+    repeated = set()
+    for index, event in enumerate(events):
+        if event.given_id:
+            if event.id in seen:
+                repeated.add(index)
+            seen.add(event.id)
+    return repeated
+
+
+def _ids(events: Sequence[Encoded]) -> list[UUID | None] | None:
+    if not any(event.given_id for event in events):
+        return None
+    return [event.id if event.given_id else None for event in events]
+
+
+def _times(
+    events: Sequence[Encoded],
+) -> tuple[list[datetime | None] | None, str | None]:
+    if all(event.due is None for event in events):
+        return None, None
+    due = [event.due if isinstance(event.due, datetime) else None for event in events]
+    delay = numbers(
+        event.due.total_seconds() if isinstance(event.due, timedelta) else None for event in events
+    )
+    return due, delay

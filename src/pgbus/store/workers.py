@@ -1,0 +1,84 @@
+"""Workers: their row, their heartbeats, and the reaping of those that fell silent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import NamedTuple
+
+import msgspec
+
+from pgbus.store.arrays import booleans, numbers
+from pgbus.store.query import Operation, Query, ask, ask_one, nothing, number, truth
+from pgbus.store.statements import statement
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What a worker says of one subscription that it serves."""
+
+    subscription: int
+    patterns: tuple[str, ...]
+    """Expanded."""
+    types: tuple[str, ...]
+    """``topic@version`` of each event type that it can decode."""
+    any_type: bool
+
+
+class Reaped(NamedTuple):
+    """A worker that was declared dead."""
+
+    service: str
+    host: str
+    pid: int
+    lanes: int
+
+
+def start(
+    worker: int, service: str, host: str, pid: int, lease: float, declared: Sequence[Declaration]
+) -> Operation[None]:
+    """Register a worker; ``lease`` is in seconds."""
+    parameters = (
+        worker,
+        service,
+        host,
+        pid,
+        lease,
+        numbers(one.subscription for one in declared),
+        msgspec.json.encode([one.patterns for one in declared]).decode(),
+        msgspec.json.encode([one.types for one in declared]).decode(),
+        booleans(one.any_type for one in declared),
+    )
+    yield from ask(Query(statement("worker", "start"), parameters, nothing))
+
+
+def heartbeat(worker: int) -> Operation[bool]:
+    """Extend the worker's life; false where it was declared dead, and every lease of it is lost."""
+    return (yield from ask_one(Query(statement("worker", "heartbeat"), (worker,), truth)))
+
+
+def stop(worker: int) -> Operation[None]:
+    """Give back every lease of a worker and forget it."""
+    yield from ask(Query(statement("worker", "stop"), (worker,), nothing))
+
+
+def reap() -> Operation[list[Reaped]]:
+    """Declare silent workers dead and let go of their keys."""
+    return (yield from ask(Query(statement("worker", "reap"), (), Reaped)))
+
+
+def forget(worker: int, tokens: Sequence[int]) -> Operation[int]:
+    """Give back what takes won whose replies were lost; return how many lanes."""
+    query = Query(statement("worker", "forget"), (worker, numbers(tokens)), number)
+    return (yield from ask_one(query))
+
+
+def forget_published(window: timedelta) -> Operation[None]:
+    """Forget the ids of events published before the dedup window."""
+    while (yield from ask_one(Query(statement("worker", "forget_published"), (window,), truth))):
+        pass
+
+
+def known_elsewhere(subscription: int, worker: int, kind: str) -> Operation[bool]:
+    """Return whether another live worker of the subscription can decode ``topic@version``."""
+    parameters = (subscription, worker, kind)
+    return (yield from ask_one(Query(statement("worker", "known_elsewhere"), parameters, truth)))

@@ -1,0 +1,570 @@
+"""The bus: what users type."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from pgbus.core.codec import MAX_BODY, MAX_HEADERS, MISSING, Encoder, outgoing
+from pgbus.core.patterns import check_pattern, expand
+from pgbus.core.registry import inspect_handler, subscription_name
+from pgbus.errors import ConfigurationError
+from pgbus.model.config import OnExhausted, OnUnroutable, Retry
+from pgbus.model.envelope import Outgoing, Receipt
+from pgbus.model.event import Event
+from pgbus.model.names import check_name
+from pgbus.model.status import DeadLetter, SubscriptionStatus
+from pgbus.store import letters, migrate, topology
+from pgbus.store.query import run
+from pgbus.threads.context import Context, Incident
+from pgbus.threads.engine import Engine
+from pgbus.threads.link import connect, translated
+from pgbus.threads.publisher import Publisher
+from pgbus.threads.server import find_server
+from pgbus.threads.subscription import Definition, Subscription
+
+logger = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+GRACE = 30.0
+"""Seconds that handlers get to finish when the bus stops."""
+LONGEST_IDLE_CHECK = 0.1
+
+
+class Bus:
+    """An event bus on PostgreSQL.
+
+    Parameters:
+        dsn: libpq's connection string or URI; left out, ``$PGBUS_DSN``, else the embedded
+            PostgreSQL (extra ``pgbus[embedded]``).
+        service: who publishes: the CloudEvents ``source``, and the first part of subscriptions'
+            default names. Left out, the script's name.
+        lease: seconds that this process may be silent before others take its keys over.
+        on_unroutable: ``"ignore"`` an event that no subscription matches, or ``"raise"``.
+        prune_bindings: remove, at the start, bindings of this bus's subscriptions that pgbus made
+            and that neither this code nor a live worker declares.
+        dedup_window: for how long a publisher's ``id`` is remembered.
+        max_body: the longest body in bytes of JSON.
+        max_headers: the longest headers of a publisher in bytes of JSON.
+
+    Raises:
+        ConfigurationError: there is no DSN and no embedded PostgreSQL, or a value is out of range.
+
+    A bus is thread-safe. It connects when it is first used, so it can be made before a fork.
+    """
+
+    def __init__(
+        self,
+        dsn: str | None = None,
+        *,
+        service: str | None = None,
+        lease: float = 30.0,
+        on_unroutable: OnUnroutable = "ignore",
+        prune_bindings: bool = True,
+        dedup_window: timedelta = timedelta(days=7),
+        max_body: int = MAX_BODY,
+        max_headers: int = MAX_HEADERS,
+    ) -> None:
+        if not 0.5 <= lease <= 3600:
+            raise ConfigurationError(f"lease={lease}: use 0.5 to 3600 seconds")
+        if on_unroutable not in ("ignore", "raise"):
+            raise ConfigurationError(f"on_unroutable={on_unroutable!r}: use 'ignore' or 'raise'")
+        if not timedelta(0) < dedup_window <= timedelta(days=3650):
+            raise ConfigurationError("dedup_window: use more than nothing and at most ten years")
+        _check_dsn(dsn)
+        self._server = find_server(dsn, os.environ.get("PGBUS_DSN"))
+        self._given_service = service
+        self._service = service or Path(sys.argv[0]).stem or "pgbus"
+        self._lease = float(lease)
+        self._prune = prune_bindings
+        self._window = dedup_window
+        self._publisher = Publisher(
+            self._server,
+            Encoder(source=self._service, max_body=max_body, max_headers=max_headers),
+            name=f"pgbus {self._service}"[:63],
+            strict=on_unroutable == "raise",
+            window=dedup_window,
+        )
+        self._lock = threading.RLock()
+        self._definitions: dict[str, Definition] = {}
+        self._callbacks: list[Callable[[Incident], None]] = []
+        self._engine: Engine | None = None
+        self._subscriptions: list[Subscription] = []
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "running" if self._engine else "stopped"
+        return f"<Bus {self._service!r} {state}, {len(self._definitions)} subscriptions>"
+
+    @property
+    def dsn(self) -> str:
+        """The connection string in use, the embedded server's too (which this starts)."""
+        return Dsn(self._server.dsn())
+
+    # Setting up.
+
+    def install(self) -> None:
+        """Create what pgmq and pgbus need in the database; idempotent, safe for many at once.
+
+        Raises:
+            IncompatibleDatabase: the database has a pgmq or a pgbus that this release cannot use.
+            StoreError: the database refused or could not be reached.
+        """
+        with translated(), connect(self._server.dsn(), name="pgbus install") as connection:
+            with connection.transaction():
+                done = run(connection, migrate.install())
+        if done.migrations:
+            logger.info("installed pgbus (pgmq: %s): %s", done.pgmq, ", ".join(done.migrations))
+
+    def subscribe(
+        self,
+        *patterns: str,
+        name: str | None = None,
+        concurrency: int = 8,
+        ordered: bool = True,
+        retry: Retry = Retry(),
+        timeout: float | None = None,
+        on_exhausted: OnExhausted = "skip",
+    ) -> Callable[[F], F]:
+        """Declare a handler of the events that match a pattern; returns a decorator.
+
+        Parameters:
+            patterns: topics with wildcards: ``*`` is exactly one word, ``#`` zero or more.
+            name: the durable queue's name; processes with the same name share its events. Left
+                out, ``<package>_<function>``.
+            concurrency: the number of handler threads in this process.
+            ordered: keep the order of events with the same key.
+            retry: how failures are repeated.
+            timeout: seconds that one call may take, or ``None``.
+            on_exhausted: what a key does after a dead letter: ``"skip"`` it and go on, or
+                ``"park"`` until it is redriven or dropped.
+
+        Raises:
+            ConfigurationError: the bus runs, the name is taken, the handler's signature does not
+                fit (when the decorator is applied), or a value is out of range.
+            InvalidPattern, InvalidName: what they say.
+        """
+        if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+            raise ConfigurationError('subscribe needs patterns, as in @bus.subscribe("orders.*")')
+        for pattern in patterns:
+            check_pattern(pattern)
+        if isinstance(concurrency, bool) or not 1 <= concurrency <= 1000:
+            raise ConfigurationError(f"concurrency={concurrency}: use 1 to 1000 threads")
+        if timeout is not None and not 0 < timeout < float("inf"):
+            raise ConfigurationError(f"timeout={timeout}: use seconds above 0, or None")
+        if on_exhausted not in ("skip", "park"):
+            raise ConfigurationError(f"on_exhausted={on_exhausted!r}: use 'skip' or 'park'")
+
+        def decorate(function: F) -> F:
+            chosen = check_name(name or subscription_name(function, self._given_service))
+            expansions = tuple(dict.fromkeys(one for text in patterns for one in expand(text)))
+            definition = Definition(
+                name=chosen,
+                patterns=patterns,
+                expansions=expansions,
+                handler=inspect_handler(function, patterns, Context),
+                concurrency=concurrency,
+                ordered=ordered,
+                retry=retry,
+                timeout=timeout,
+                on_exhausted=on_exhausted,
+            )
+            with self._lock:
+                if self._engine is not None:
+                    raise ConfigurationError(
+                        f"subscription {chosen!r} came after start(): subscribe first"
+                    )
+                if chosen in self._definitions:
+                    raise ConfigurationError(f"this bus has a subscription {chosen!r} already")
+                self._definitions[chosen] = definition
+            if name is None:
+                logger.info("subscription %s has no name of its own: give it one", chosen)
+            return function
+
+        return decorate
+
+    def on_error(self, callback: Callable[[Incident], None]) -> Callable[[Incident], None]:
+        """Call ``callback`` for every failed attempt, fenced acknowledgement and dead letter.
+
+        It runs in the thread that found out, and should be quick. Returns the callback, so that it
+        serves as a decorator.
+        """
+        with self._lock:
+            self._callbacks.append(callback)
+        return callback
+
+    def declare(self) -> None:
+        """Create and bind this bus's queues without running handlers.
+
+        Raises:
+            StoreError: pgbus is not installed, or the database could not be reached.
+        """
+        self._declare(prune=False)
+
+    def _declare(self, *, prune: bool) -> list[Subscription]:
+        self._refuse_closed()
+        declared = []
+        with translated(), connect(self._server.dsn(), name="pgbus declare") as connection:
+            run(connection, migrate.check())
+            # By name, so that two processes that declare at once wait and do not deadlock.
+            for definition in sorted(self._definitions.values(), key=lambda one: one.name):
+                with connection.transaction():
+                    park = definition.on_exhausted == "park"
+                    number = run(
+                        connection,
+                        topology.declare(definition.name, ordered=definition.ordered, park=park),
+                    )
+                    pruned = run(
+                        connection, topology.bind(number, definition.expansions, prune=prune)
+                    )
+                for pattern in pruned:
+                    logger.warning("removed binding %s of %s", pattern, definition.name)
+                declared.append(Subscription(number, definition))
+        return declared
+
+    # Publishing.
+
+    def publish(
+        self,
+        topic: str | Event,
+        payload: Any = MISSING,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        delay: float | timedelta | None = None,
+        at: datetime | None = None,
+        id: UUID | None = None,  # noqa: A002 - the word that users know
+        connection: "psycopg.Connection[Any] | None" = None,
+    ) -> Receipt:
+        """Publish one event; ``publish(event)`` or ``publish(topic, payload)``.
+
+        Parameters:
+            topic: where to, or an event whose type says so.
+            payload: an event, or anything that msgspec can encode.
+            key: orders the events that share it; by default the one the event's type names.
+            headers: further headers, ``str`` to ``str``.
+            delay: seconds, or a ``timedelta``, before it joins its key's order.
+            at: the aware moment when it joins its key's order.
+            id: makes publishing idempotent within the dedup window.
+            connection: publish in this psycopg connection's transaction.
+
+        Returns:
+            The receipt. Without ``connection`` the event is committed.
+
+        Raises:
+            PayloadError: the payload cannot be stored or read back; PayloadTooLarge for its size.
+            InvalidTopic, ConfigurationError: the call itself is wrong.
+            Unroutable: nothing matches, and the bus was made to care.
+            StoreError: the database refused or could not be reached; see ``outcome_unknown``.
+        """
+        item = outgoing(topic, payload, key=key, headers=headers, delay=delay, at=at, id=id)
+        return self._publish([item], connection)[0]
+
+    def publish_many(
+        self,
+        items: Iterable[Event | Outgoing],
+        *,
+        connection: "psycopg.Connection[Any] | None" = None,
+    ) -> list[Receipt]:
+        """Publish any number of events in one round trip, all or none.
+
+        Parameters:
+            items: events, or :class:`pgbus.Outgoing` for an explicit topic. Their order is their
+                order within a key.
+            connection: see :meth:`publish`.
+
+        Returns:
+            The receipts, in the same order.
+
+        Raises:
+            See :meth:`publish`; whatever is wrong with one, nothing is stored.
+        """
+        return self._publish(list(items), connection)
+
+    def _publish(
+        self, items: Sequence[Event | Outgoing], connection: "psycopg.Connection[Any] | None"
+    ) -> list[Receipt]:
+        self._refuse_closed()
+        self._refuse_fork()
+        return self._publisher.publish(items, connection)
+
+    # Running.
+
+    def start(self) -> None:
+        """Declare the subscriptions and run their handlers in threads; idempotent.
+
+        Raises:
+            ConfigurationError: the bus has no subscription, or is closed.
+            StoreError: pgbus is not installed, or the database could not be reached.
+        """
+        with self._lock:
+            self._refuse_closed()
+            self._refuse_fork()
+            if self._engine is not None:
+                return
+            if not self._definitions:
+                raise ConfigurationError("this bus has no subscription to run: use @bus.subscribe")
+            self._subscriptions = self._declare(prune=self._prune)
+            engine = Engine(
+                self._server,
+                self._publisher,
+                self._subscriptions,
+                service=self._service,
+                lease=self._lease,
+                window=self._window,
+                report=self._report,
+            )
+            with translated():
+                engine.start()
+            self._engine = engine
+        logger.info("running: %s", ", ".join(sorted(self._definitions)))
+
+    def stop(self, timeout: float = GRACE) -> None:
+        """Stop: handlers finish, at most for ``timeout`` seconds; the rest goes back; idempotent.
+
+        Nothing of this counts as a failed attempt.
+        """
+        with self._lock:
+            engine, self._engine = self._engine, None
+            if engine is None:
+                return
+            if engine.process != os.getpid():
+                return  # a forked child: the threads are the parent's
+            engine.stop(max(0.0, timeout))
+        logger.info("stopped")
+
+    @contextmanager
+    def running(self, timeout: float = GRACE) -> "Iterator[Bus]":
+        """Run the handlers while the block runs; ``timeout`` as in :meth:`stop`."""
+        self.start()
+        try:
+            yield self
+        finally:
+            self.stop(timeout)
+
+    def run(self, timeout: float = GRACE) -> None:
+        """Run the handlers until SIGTERM or SIGINT, then drain and return.
+
+        A second signal ends the process at once. To be called in the main thread.
+
+        Parameters:
+            timeout: the handlers' grace in seconds.
+
+        Raises:
+            ConfigurationError: this is not the main thread.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise ConfigurationError("run() handles signals, so call it in the main thread")
+        asked = threading.Event()
+
+        def ask(number: int, _: FrameType | None) -> None:
+            if asked.is_set():
+                os._exit(128 + number)
+            asked.set()
+
+        before = {one: signal.signal(one, ask) for one in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            with self.running(timeout):
+                asked.wait()
+                logger.info("stopping: handlers get up to %g s to finish", timeout)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def wait_idle(self, timeout: float = 10.0) -> bool:
+        """Wait until nothing is visible, leased or waiting for a retry in this bus's subscriptions.
+
+        Parked and delayed events may stay.
+
+        Parameters:
+            timeout: seconds.
+
+        Returns:
+            False where the time ran out.
+
+        Raises:
+            StoreError: the database refused or could not be reached.
+        """
+        deadline = time.monotonic() + timeout
+        numbers = [one.number for one in self._subscriptions]
+        if not numbers:
+            numbers = [one.number for one in self._declare(prune=False)]
+        pause = 0.005
+        while not self._publisher.run(lambda: topology.idle(numbers)):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(LONGEST_IDLE_CHECK, pause * 1.5)
+        return True
+
+    def close(self) -> None:
+        """Stop, close every connection, and leave the embedded server; idempotent."""
+        self.stop()
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._publisher.close()
+        self._server.leave()
+
+    def __enter__(self) -> "Bus":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Looking, and looking after.
+
+    def status(self, *names: str) -> list[SubscriptionStatus]:
+        """Count what subscriptions hold: this bus's own, or those named.
+
+        A bus without subscriptions of its own shows all of the database.
+
+        Raises:
+            StoreError: the database refused or could not be reached.
+        """
+        chosen = list(names) or list(self._definitions) or None
+        return self._publisher.run(lambda: topology.status(chosen))
+
+    def bindings(self) -> list[topology.Binding]:
+        """Return every binding of the database.
+
+        Raises:
+            StoreError: the database refused or could not be reached.
+        """
+        return self._publisher.run(topology.bindings)
+
+    def dead_letters(self, name: str) -> Iterator[DeadLetter]:
+        """Iterate over a subscription's dead letters, oldest first.
+
+        Raises:
+            ConfigurationError: there is no such subscription.
+            StoreError: the database refused or could not be reached.
+        """
+        check_name(name)
+        last = 0
+        while True:
+            page = self._publisher.run(lambda after=last: letters.page(name, after))  # type: ignore[misc]
+            yield from page
+            if len(page) < letters.PAGE:
+                return
+            last = page[-1].number
+
+    def redrive(
+        self, name: str, ids: Iterable[UUID] | None = None, limit: int | None = None
+    ) -> int:
+        """Put dead letters back into their subscription, at their old place within their key.
+
+        Parameters:
+            ids: the events' ids; left out, all.
+            limit: how many at most, the oldest first.
+
+        Returns:
+            How many were put back.
+
+        Raises:
+            ConfigurationError: there is no such subscription.
+            StoreError: the database refused or could not be reached.
+        """
+        check_name(name)
+        chosen = None if ids is None else list(ids)
+        return self._publisher.run(lambda: letters.redrive(name, chosen, limit), changes=True)
+
+    def drop_dead_letters(self, name: str, ids: Iterable[UUID] | None = None) -> int:
+        """Drop dead letters for good: those with these event ids, or all; returns how many.
+
+        Raises:
+            ConfigurationError: there is no such subscription.
+            StoreError: the database refused or could not be reached.
+        """
+        check_name(name)
+        chosen = None if ids is None else list(ids)
+        return self._publisher.run(lambda: letters.drop(name, chosen), changes=True)
+
+    def drop_subscription(self, name: str, *, force: bool = False) -> None:
+        """Drop a subscription: its queue, bindings and dead letters.
+
+        Parameters:
+            force: also where it still holds events or dead letters.
+
+        Raises:
+            ConfigurationError: there is none, or it is not empty and ``force`` is false.
+            StoreError: a running worker uses it, or the database could not be reached.
+        """
+        check_name(name)
+        self._publisher.run(lambda: topology.drop(name, force=force), changes=True)
+
+    def rename_subscription(self, old: str, new: str) -> None:
+        """Rename a subscription with its events, bindings and dead letters.
+
+        Raises:
+            ConfigurationError: there is no subscription ``old``.
+            InvalidName: ``new`` is no name.
+            StoreError: a running worker uses it, ``new`` exists, or the database could not be
+                reached.
+        """
+        check_name(old)
+        check_name(new)
+        self._publisher.run(lambda: topology.rename(old, new), changes=True)
+
+    # Guards.
+
+    def _report(self, incident: Incident) -> None:
+        for callback in list(self._callbacks):
+            try:
+                callback(incident)
+            except Exception:
+                logger.exception("an on_error callback failed")
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise ConfigurationError("this bus is closed: make another")
+
+    def _refuse_fork(self) -> None:
+        engine = self._engine
+        if engine is not None and engine.process != os.getpid():
+            raise ConfigurationError(
+                f"this bus was started in process {engine.process}, before a fork: its threads and "
+                "connections are that process's; make a new Bus in the child, or start after the fork"
+            )
+
+
+class Dsn(str):
+    """A connection string whose ``repr`` hides the password."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        try:
+            parts = conninfo_to_dict(self)
+        except psycopg.Error:
+            return "'<connection string>'"
+        if "password" in parts:
+            parts["password"] = "***"
+        return repr(psycopg.conninfo.make_conninfo("", **parts))
+
+
+def _check_dsn(dsn: str | None) -> None:
+    if dsn is None:
+        return
+    try:
+        conninfo_to_dict(dsn)
+    except psycopg.Error:
+        # libpq's message would quote the string, and with it a password.
+        raise ConfigurationError(
+            "the DSN is neither a PostgreSQL URI nor a libpq connection string"
+        ) from None

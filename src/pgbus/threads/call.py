@@ -1,0 +1,121 @@
+"""One call of a handler, and the watchdog that ends those that take too long.
+
+::
+
+    running ──finish()──> over          the worker goes on with the outcome
+    running ──abandon()─> abandoned     somebody else settled the event; the worker's thread, when
+                                        the handler ever returns, throws its outcome away and ends
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Literal
+
+from pgbus.errors import ConfigurationError
+from pgbus.threads.link import Link
+
+logger = logging.getLogger(__name__)
+
+Reason = Literal["timeout", "shutdown"]
+CHECK = 1.0
+"""Seconds between two looks for stalled connections."""
+
+
+class Call:
+    """See the module.
+
+    Parameters:
+        timeout: seconds the call may take, or ``None``.
+        abandoned: called once, by whoever abandons it, with the reason.
+    """
+
+    def __init__(self, timeout: float | None, abandoned: Callable[[Reason], None]) -> None:
+        self.started_at = time.monotonic()
+        self.deadline = None if timeout is None else self.started_at + timeout
+        self.future: Future[Any] | None = None
+        self._abandoned = abandoned
+        self._state: Literal["running", "over", "abandoned"] = "running"
+        self._lock = threading.Lock()
+
+    def finish(self) -> bool:
+        """End the call; false where it had been abandoned."""
+        with self._lock:
+            if self._state == "running":
+                self._state = "over"
+            return self._state == "over"
+
+    def abandon(self, reason: Reason) -> bool:
+        """Give the call up, unless it has ended; true where it was given up now."""
+        with self._lock:
+            if self._state != "running":
+                return False
+            self._state = "abandoned"
+        self._abandoned(reason)
+        if self.future is not None:
+            self.future.cancel()
+        return True
+
+
+class Watchdog:
+    """One thread that ends calls past their deadline and severs connections that hang."""
+
+    def __init__(self, links: Sequence[Link]) -> None:
+        self._links = links
+        self._changed = threading.Condition()
+        self._calls: set[Call] = set()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="pgbus-watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching; returns once the thread has ended."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+        self._thread.join()
+
+    def watch(self, call: Call) -> None:
+        """Watch a call that has a deadline."""
+        with self._changed:
+            self._calls.add(call)
+            self._changed.notify()
+
+    def forget(self, call: Call) -> None:
+        """Watch a call no longer."""
+        with self._changed:
+            self._calls.discard(call)
+
+    def extend(self, call: Call, seconds: float) -> None:
+        """Move a call's deadline to ``seconds`` from now.
+
+        Raises:
+            ConfigurationError: ``seconds`` is no positive number.
+        """
+        if not 0 < seconds < float("inf"):
+            raise ConfigurationError(f"extend: {seconds} is no positive number of seconds")
+        with self._changed:
+            if call.deadline is not None:
+                call.deadline = time.monotonic() + seconds
+                self._changed.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                if self._stopped:
+                    return
+                now = time.monotonic()
+                late = [call for call in self._calls if (call.deadline or now + 1) <= now]
+                self._calls.difference_update(late)
+                if not late:
+                    deadlines = [call.deadline for call in self._calls if call.deadline]
+                    self._changed.wait(max(0.0, min([now + CHECK, *deadlines]) - now))
+            for call in late:
+                call.abandon("timeout")
+            for link in self._links:
+                link.sever_if_stalled(time.monotonic())

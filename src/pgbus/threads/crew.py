@@ -1,0 +1,54 @@
+"""The workers of one subscription, and those that take the place of stuck ones."""
+
+import threading
+import time
+
+from pgbus.threads.station import Station
+from pgbus.threads.subscription import Subscription
+from pgbus.threads.worker import STACK_SIZE, Worker
+
+_stack_size = threading.Lock()
+
+
+class Crew:
+    """``concurrency`` workers; a worker that the watchdog gave up is replaced."""
+
+    def __init__(self, subscription: Subscription, station: Station) -> None:
+        self.subscription = subscription
+        self._station = station
+        self._lock = threading.Lock()
+        self._workers: list[Worker] = []
+        self._count = 0
+
+    def start(self) -> None:
+        """Start the workers."""
+        for _ in range(self.subscription.definition.concurrency):
+            self._hire()
+
+    def _hire(self) -> None:
+        with self._lock:
+            self._count += 1
+            worker = Worker(self.subscription, self._station, self._count, self._replace)
+            self._workers.append(worker)
+        with _stack_size:  # the setting is the process's, and holds for threads started meanwhile
+            before = threading.stack_size()
+            if 0 < before < STACK_SIZE:
+                threading.stack_size(STACK_SIZE)
+            try:
+                worker.start()
+            finally:
+                threading.stack_size(before)
+
+    def _replace(self, stuck: Worker) -> None:
+        with self._lock:
+            self._workers.remove(stuck)
+        if not self.subscription.closed:
+            self._hire()
+
+    def join(self, deadline: float) -> None:
+        """Wait for the workers of a closed subscription until ``deadline``, then give them up."""
+        with self._lock:
+            workers = list(self._workers)
+        for worker in workers:
+            if not worker.join(deadline - time.monotonic()):
+                worker.abandon()

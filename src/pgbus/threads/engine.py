@@ -1,0 +1,152 @@
+"""Everything that runs between ``start`` and ``stop``: what it is made of, and in which order it ends.
+
+Stop order: the fetcher takes nothing more; the workers finish what they handle, within the grace;
+what was not begun goes back; the settler acknowledges the rest; the keeper's heartbeats outlive all of
+this; then the listener and the watchdog.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+from pgbus.core.codec import Encoded
+from pgbus.model.envelope import Outgoing
+from pgbus.store import workers
+from pgbus.store.query import Operation
+from pgbus.store.settle import LaneSettlement
+from pgbus.threads.call import Watchdog
+from pgbus.threads.context import Context, Incident
+from pgbus.threads.crew import Crew
+from pgbus.threads.fetcher import Fetcher
+from pgbus.threads.keeper import Keeper
+from pgbus.threads.link import Link, Outage
+from pgbus.threads.listener import Listener
+from pgbus.threads.publisher import Publisher
+from pgbus.threads.server import Server
+from pgbus.threads.session import Session
+from pgbus.threads.settler import Settlement, Settler
+from pgbus.threads.station import Station
+from pgbus.threads.subscription import Hold, Subscription
+
+LAST_WORDS = 5.0
+"""Seconds for the settler after the grace."""
+
+
+class Engine:
+    """The threads of a running bus; started once, stopped once.
+
+    Parameters:
+        subscriptions: declared ones, by their numbers in the database.
+        report: tells ``bus.on_error`` callbacks of an incident.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        publisher: Publisher,
+        subscriptions: Sequence[Subscription],
+        *,
+        service: str,
+        lease: float,
+        window: timedelta,
+        report: Callable[[Incident], None],
+    ) -> None:
+        self.process = os.getpid()
+        self._publisher = publisher
+        self._subscriptions = subscriptions
+        self._service = service
+        self._lease = lease
+        outage = Outage()
+        keeper_link, fetcher_link, settler_link, listener_link = (
+            Link(server, self._application_name) for _ in range(4)
+        )
+        self._keeper = Keeper(
+            keeper_link,
+            lease=lease,
+            window=window,
+            register=self._register,
+            reborn=lambda: self._fetcher.released(),
+            outage=outage,
+        )
+        self._settler = Settler(
+            settler_link,
+            publisher.routes,
+            strict=publisher.strict,
+            window=window,
+            outage=outage,
+            settled=lambda: self._fetcher.released(),
+            expect=lambda name, seconds: self._fetcher.expect(name, seconds),
+        )
+        self._fetcher = Fetcher(
+            fetcher_link, subscriptions, lambda: self._keeper.session, self._give_back, outage
+        )
+        names = [subscription.name for subscription in subscriptions]
+        self._listener = Listener(listener_link, names, self._fetcher.wake, outage)
+        self._watchdog = Watchdog([keeper_link, fetcher_link, settler_link])
+        self._station = Station(
+            put=self._settler.put,
+            encode=self._encode,
+            ask=publisher.run,
+            report=report,
+            publish=publisher.operation,
+            server=server,
+            watchdog=self._watchdog,
+        )
+        self._crews = [Crew(subscription, self._station) for subscription in subscriptions]
+
+    def _application_name(self) -> str:
+        return f"pgbus/{self._keeper.session.id:x}"
+
+    def _register(self, session: Session) -> Operation[None]:
+        declared = [
+            workers.Declaration(
+                subscription.number,
+                subscription.definition.expansions,
+                subscription.definition.types,
+                subscription.definition.handler.fallback is not None,
+            )
+            for subscription in self._subscriptions
+        ]
+        host = socket.gethostname()
+        return workers.start(session.id, self._service, host, self.process, self._lease, declared)
+
+    def _encode(self, item: Outgoing, context: Context) -> Encoded:
+        cause = None if context.id is None else str(context.id)
+        return self._publisher.encode(
+            item, correlation_id=context.correlation_id or cause, causation_id=cause
+        )
+
+    def _give_back(self, subscription: Subscription, hold: Hold, lane: LaneSettlement) -> None:
+        self._settler.put(Settlement(subscription, hold, lane, events=0))
+
+    def start(self) -> None:
+        """Register the worker and start every thread.
+
+        Raises:
+            psycopg.Error, PgbusError: the worker could not be registered; nothing runs.
+        """
+        self._keeper.start()
+        self._watchdog.start()
+        self._settler.start()
+        for crew in self._crews:
+            crew.start()
+        self._fetcher.start()
+        self._listener.start()
+
+    def stop(self, timeout: float) -> None:
+        """Drain and end, see the module; ``timeout`` is the handlers' grace in seconds."""
+        deadline = time.monotonic() + timeout
+        self._fetcher.stop()
+        for crew in self._crews:
+            for hold in crew.subscription.close():
+                lane = LaneSettlement(hold.chunk.lane, hold.chunk.token, release=True)
+                self._give_back(crew.subscription, hold, lane)
+        for crew in self._crews:
+            crew.join(deadline)
+        self._settler.stop(max(LAST_WORDS, deadline - time.monotonic()))
+        self._station.loop.stop(1.0)
+        self._keeper.stop()
+        self._listener.stop()
+        self._watchdog.stop()

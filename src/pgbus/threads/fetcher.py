@@ -1,0 +1,244 @@
+"""The fetcher leases by demand: one thread and one connection for all subscriptions of a bus.
+
+Each subscription is *ready* (there may be something to take) or idle. An idle one becomes ready when
+a publisher wakes it, a retry falls due, one of its lanes is let go, or a poll finds something. The
+fetcher that falls idle goes to *sleep* on the server, which is what makes publishers notify it, and
+looks once more; while events stream, nobody sleeps and nobody notifies.
+"""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import psycopg
+
+from pgbus.errors import PgbusError
+from pgbus.model.delivery import FIRST_LANE, LAST_LANE, Chunk
+from pgbus.core.demand import MOST_BYTES, Wish
+from pgbus.store.leases import Polled, Take, Taken, poll, take
+from pgbus.store.settle import LaneSettlement
+from pgbus.threads.link import Backoff, Link, Outage
+from pgbus.threads.session import Session
+from pgbus.threads.subscription import Hold, Subscription
+
+logger = logging.getLogger(__name__)
+
+POLL = 1.0
+"""Seconds between two polls of an idle process."""
+FIRST_PATIENCE = 0.01
+STREAK = 3
+"""After so many takes in a row that won something, the bus is busy and sleeps no longer."""
+STROLL = 8
+"""Every so many takes begin at a random lane: a stream of new events in front of the cursor must
+not keep it from ever reaching the others."""
+
+GiveBack = Callable[[Subscription, Hold, LaneSettlement], None]
+
+
+class Fetcher:
+    """See the module.
+
+    Parameters:
+        session: returns the session to lease under.
+        give_back: settles lanes that turned out to be empty.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        subscriptions: Sequence[Subscription],
+        session: Callable[[], Session],
+        give_back: GiveBack,
+        outage: Outage,
+    ) -> None:
+        self._link = link
+        self._subscriptions = subscriptions
+        self._session = session
+        self._give_back = give_back
+        self._outage = outage
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._due: dict[str | None, float] = {}
+        self._next_poll = 0.0
+        self._patience = 0.0
+        self._takes = 0
+        self._thread = threading.Thread(target=self._run, name="pgbus-fetcher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to fetch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take nothing more; returns once the thread has ended."""
+        self._stop.set()
+        self._wake.set()
+        self._thread.join()
+
+    def wake(self, name: str | None = None) -> None:
+        """Look again: at one subscription, or at what is scheduled where ``name`` is ``None``."""
+        for subscription in self._subscriptions:
+            if subscription.name == name:
+                subscription.ready = True
+        if name is None:
+            self._next_poll = 0.0
+        self._wake.set()
+
+    def released(self) -> None:
+        """Look again: room or lanes became free."""
+        self._wake.set()
+
+    def expect(self, name: str, seconds: float) -> None:
+        """Look at a subscription again in ``seconds``, when a retry of its falls due."""
+        moment = time.monotonic() + seconds
+        with self._lock:
+            self._due[name] = min(moment, self._due.get(name, moment))
+        self._wake.set()
+
+    def _run(self) -> None:
+        backoff = Backoff()
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._wake.clear()
+                    busy = self._cycle()
+                except (psycopg.Error, PgbusError) as error:
+                    self._outage.report("the fetcher", error)
+                    self._forget_sleep()
+                    if backoff.wait(self._stop):
+                        return
+                    continue
+                backoff.reset()
+                self._outage.over()
+                if not busy:
+                    self._wake.wait(self._rest())
+        finally:
+            self._link.drop()
+
+    def _forget_sleep(self) -> None:
+        for subscription in self._subscriptions:
+            subscription.asleep = False
+            subscription.ready = True
+        self._next_poll = 0.0
+
+    def _cycle(self) -> bool:
+        """Look at everything once; true where there may be more to do at once."""
+        now = time.monotonic()
+        self._ring(now)
+        busy = False
+        for subscription in self._subscriptions:
+            if self._stop.is_set():
+                return False
+            if subscription.ready:
+                wish = subscription.wish()
+                if wish is not None:
+                    busy = self._take(subscription, wish) or busy
+        if now >= self._next_poll and not self._stop.is_set():
+            self._poll(now)
+            return True
+        return busy
+
+    def _ring(self, now: float) -> None:
+        """Make those ready whose time has come."""
+        with self._lock:
+            rung = [name for name, moment in self._due.items() if moment <= now]
+            for name in rung:
+                del self._due[name]
+        for subscription in self._subscriptions:
+            if subscription.name in rung:
+                subscription.ready = True
+        if None in rung:
+            self._next_poll = 0.0
+
+    def _rest(self) -> float:
+        with self._lock:
+            moments = [self._next_poll, *self._due.values()]
+        return max(0.0, min(moments) - time.monotonic())
+
+    def _take(self, subscription: Subscription, wish: Wish) -> bool:
+        session = self._session()
+        self._takes += 1
+        start = subscription.cursor
+        stroll = self._takes % STROLL == 0 and start != FIRST_LANE
+        if stroll:
+            start = random.randint(FIRST_LANE, LAST_LANE)  # noqa: S311 - fairness, no secret
+        subscription.ready = False
+        order = Take(
+            subscription=subscription.number,
+            name=subscription.name,
+            worker=session.id,
+            token=session.next_token(),
+            start=start,
+            lanes=wish.lanes,
+            quantity=wish.quantity,
+            size=MOST_BYTES,
+            suspects=subscription.may_take_suspect,
+            awake=subscription.asleep and subscription.streak >= STREAK,
+        )
+        try:
+            taken = self._link.run(lambda: take(order))
+        except psycopg.Error:
+            session.doubt(order.token)
+            raise
+        if order.awake:
+            subscription.asleep = False
+        if not stroll:
+            subscription.cursor = FIRST_LANE if taken.resume is None else taken.resume
+        return self._hand_over(subscription, session, order, taken, stroll=stroll)
+
+    def _hand_over(
+        self,
+        subscription: Subscription,
+        session: Session,
+        order: Take,
+        taken: Taken,
+        *,
+        stroll: bool,
+    ) -> bool:
+        events = sum(len(chunk.messages) for chunk in taken.chunks)
+        subscription.demand.learn(len(taken.chunks), events)
+        for lane in taken.empty:
+            nothing = Hold(_empty(order, lane), session)
+            self._give_back(subscription, nothing, LaneSettlement(lane, order.token, release=True))
+        if taken.chunks:
+            subscription.deliver(Hold(chunk, session) for chunk in taken.chunks)
+            subscription.streak += 1
+            self._patience = 0.0
+        else:
+            subscription.streak = 0
+        # The whole of the lanes was seen, and nothing was left: only then it is idle.
+        whole = order.start == FIRST_LANE and taken.resume is None and not taken.chunks
+        if not whole:
+            subscription.ready = True
+        elif not subscription.asleep:
+            self._next_poll = min(self._next_poll, time.monotonic() + self._patience)
+        return not whole or stroll
+
+    def _poll(self, now: float) -> None:
+        idle = [one for one in self._subscriptions if not one.ready and not one.asleep]
+        others = [one for one in self._subscriptions if one not in idle]
+        by_number = {one.number: one for one in self._subscriptions}
+        answers: list[Polled] = []
+        if idle:
+            answers += self._link.run(lambda: poll([one.number for one in idle], sleep=True))
+        if others:
+            answers += self._link.run(lambda: poll([one.number for one in others], sleep=False))
+        self._patience = min(POLL, max(FIRST_PATIENCE, self._patience * 2))
+        for answer in answers:
+            subscription = None if answer.subscription is None else by_number[answer.subscription]
+            if answer.next_due is not None:
+                name = None if subscription is None else subscription.name
+                with self._lock:
+                    moment = now + max(0.0, answer.next_due) + 0.001
+                    self._due[name] = min(moment, self._due.get(name, moment))
+            if subscription is not None:
+                subscription.asleep = subscription.asleep or bool(answer.asleep)
+                subscription.ready = subscription.ready or bool(answer.ready)
+        restless = any(not one.asleep for one in idle)
+        self._next_poll = now + (self._patience if restless else POLL)
+
+
+def _empty(order: Take, lane: int) -> Chunk:
+    return Chunk(order.subscription, lane, order.token, suspect=False, messages=[])

@@ -1,0 +1,130 @@
+"""The keeper sends the heartbeats, on a connection of its own that no work can starve.
+
+It also reaps workers that fell silent, and gives back what takes won whose replies were lost.
+Heartbeats outlive the work: it is the last but one to stop.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import psycopg
+
+from pgbus.errors import PgbusError
+from pgbus.store import workers
+from pgbus.store.query import Operation
+from pgbus.threads.link import Backoff, Link, Outage
+from pgbus.threads.session import Session
+
+logger = logging.getLogger(__name__)
+
+BEATS = 3
+"""Heartbeats in one lease."""
+HOUSEKEEPING = 60.0
+"""Seconds between two rounds of forgetting published ids."""
+
+
+class Keeper:
+    """See the module.
+
+    Parameters:
+        lease: seconds that the worker may be silent.
+        register: makes the operation that registers a new session.
+        reborn: called after a session was lost and another has taken its place.
+
+    ``session`` is the current one: the keeper writes it, everyone reads it.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        lease: float,
+        window: timedelta,
+        register: Callable[[Session], Operation[None]],
+        reborn: Callable[[], None],
+        outage: Outage,
+    ) -> None:
+        self.session = Session(lease)
+        self._link = link
+        self._lease = lease
+        self._window = window
+        self._register = register
+        self._reborn = reborn
+        self._outage = outage
+        self._stop = threading.Event()
+        self._tidied_at = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="pgbus-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Register the worker and begin to send heartbeats.
+
+        Raises:
+            psycopg.Error, PgbusError: the worker could not be registered.
+        """
+        self._begin(self.session)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Send no more, give back every lease, and sign off; returns once the thread has ended."""
+        self._stop.set()
+        self._thread.join()
+        try:
+            self._link.run(lambda: workers.stop(self.session.id))
+        except (psycopg.Error, PgbusError) as error:
+            # As if the process had died: others take over after the lease.
+            self._outage.report("the keeper", error)
+        finally:
+            self._link.drop()
+
+    def _begin(self, session: Session) -> None:
+        sent_at = time.monotonic()
+        self._link.run(lambda: self._register(session))
+        session.renew(sent_at)
+
+    def _run(self) -> None:
+        backoff = Backoff(most=min(1.0, self._lease / (4 * BEATS)))
+        while not self._stop.is_set():
+            try:
+                self._beat()
+                self._tend()
+            except (psycopg.Error, PgbusError) as error:
+                self._outage.report("the keeper", error)
+                if backoff.wait(self._stop):
+                    return
+                continue
+            backoff.reset()
+            self._outage.over()
+            self._stop.wait(self._lease / BEATS)
+
+    def _beat(self) -> None:
+        session = self.session
+        sent_at = time.monotonic()
+        if self._link.run(lambda: workers.heartbeat(session.id)):
+            session.renew(sent_at)
+            return
+        # Declared dead: every lease is gone. Begin again under a new id.
+        session.lose()
+        fresh = Session(self._lease)
+        self._begin(fresh)
+        self.session = fresh
+        logger.warning("this worker was silent for longer than its lease and lost its keys")
+        self._reborn()
+
+    def _tend(self) -> None:
+        for dead in self._link.run(workers.reap):
+            logger.warning(
+                "worker %s on %s (process %d) fell silent: %d of its keys are free again",
+                dead.service,
+                dead.host,
+                dead.pid,
+                dead.lanes,
+            )
+        doubts = self.session.doubts()
+        if doubts:
+            self._link.run(lambda: workers.forget(self.session.id, doubts))
+        if time.monotonic() - self._tidied_at > HOUSEKEEPING:
+            self._tidied_at = time.monotonic()
+            self._link.run(lambda: workers.forget_published(self._window))

@@ -1,0 +1,268 @@
+"""Connections of the bus's own: how they are made, how they break, how they are made anew."""
+
+import logging
+import os
+import random
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import TupleRow, tuple_row
+
+from pgbus.errors import PgbusError, StoreError
+from pgbus.store.migrate import NOT_INSTALLED
+from pgbus.store.query import Operation, run
+from pgbus.threads.server import Server
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+CONNECT_TIMEOUT = 10
+STALL = 15.0
+"""Seconds after which a statement of the bus's own is taken for a stalled link."""
+
+# A session that the server ended, or that turned read-only after a failover, is of no more use.
+_DROP_SESSION = ("25006", "57P01", "57P02", "57P03", "57P05")
+_NOT_INSTALLED = (
+    psycopg.errors.UndefinedFunction,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.InvalidSchemaName,
+)
+
+
+def connect(dsn: str, *, name: str) -> "psycopg.Connection[TupleRow]":
+    """Open a connection as every part of the bus wants it.
+
+    Parameters:
+        dsn: libpq's connection string or URI.
+        name: what ``pg_stat_activity`` shows as ``application_name``.
+
+    Raises:
+        psycopg.Error: no connection could be made.
+    """
+    connection = psycopg.connect(dsn, **settings(dsn, name))
+    try:
+        configure(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def settings(dsn: str, name: str) -> dict[str, Any]:
+    """Return what every connection is opened with.
+
+    Among it are libpq's settings that notice a dead link, but for those that the DSN sets itself.
+    """
+    defaults: dict[str, Any] = {
+        "connect_timeout": CONNECT_TIMEOUT,
+        "keepalives": 1,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": int(STALL * 1000),
+    }
+    given = conninfo_to_dict(dsn)
+    kept = {key: value for key, value in defaults.items() if key not in given}
+    return {**kept, "autocommit": True, "row_factory": tuple_row, "application_name": name}
+
+
+def configure(connection: "psycopg.Connection[Any]") -> None:
+    """Set a new session up, whatever the server's or the role's defaults are."""
+    connection.execute(
+        "select set_config('default_transaction_isolation', 'read committed', false), "
+        "set_config('TimeZone', 'UTC', false)"
+    )
+
+
+def check_socket(connection: "psycopg.Connection[Any]") -> None:
+    """Raise if the server has closed an idle connection; costs no round trip where it has not.
+
+    Raises:
+        psycopg.OperationalError: the connection is gone.
+    """
+    readable, _, _ = select.select([connection.fileno()], [], [], 0)
+    if readable:
+        connection.execute("")
+
+
+def as_store_error(error: psycopg.Error, *, outcome_unknown: bool = False) -> PgbusError:
+    """Return what the user sees of a driver's error: no payload, no password, what to do.
+
+    PostgreSQL's messages can quote data, so only its code and kind are repeated; the driver's error
+    is the cause.
+    """
+    if isinstance(error, _NOT_INSTALLED):
+        return StoreError(NOT_INSTALLED)
+    if isinstance(error, psycopg.errors.ObjectInUse | psycopg.errors.DuplicateObject):
+        return StoreError(str(error.diag.message_primary))
+    if error.sqlstate is None:
+        text = "PostgreSQL could not be reached, or the connection to it broke"
+    else:
+        text = f"PostgreSQL refused: {type(error).__name__} ({error.sqlstate})"
+    if outcome_unknown:
+        text += "; whether the change was committed is unknown"
+    return StoreError(text, outcome_unknown=outcome_unknown)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn driver errors into :class:`pgbus.StoreError`, keeping the cause."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise as_store_error(error) from error
+
+
+def sever(connection: "psycopg.Connection[Any]") -> None:
+    """Shut a connection's socket from another thread: whoever waits on it gets an error."""
+    with suppress(OSError, psycopg.Error):
+        with socket.socket(fileno=os.dup(connection.fileno())) as handle:
+            handle.shutdown(socket.SHUT_RDWR)
+
+
+class Link:
+    """One connection that one thread of the bus uses, and that is made anew after it broke.
+
+    Only its thread calls :meth:`run`; the watchdog reads ``busy_since`` and may sever it.
+
+    Parameters:
+        name: returns the ``application_name`` of the next connection.
+    """
+
+    def __init__(self, server: Server, name: Callable[[], str]) -> None:
+        self._name = name
+        self._server = server
+        self._connection: psycopg.Connection[TupleRow] | None = None
+        self.busy_since: float | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection that has not been seen to break."""
+        return self._connection is not None
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a connection that works as far as anyone has seen."""
+        connection = self._connection
+        return connection is not None and not (connection.closed or connection.broken)
+
+    def connection(self) -> "psycopg.Connection[TupleRow]":
+        """Return the connection, opening it where there is none.
+
+        Raises:
+            psycopg.Error, StoreError: no connection could be made.
+        """
+        if self._connection is None:
+            self._connection = connect(self._server.dsn(), name=self._name())
+        return self._connection
+
+    def run(self, operation: Callable[[], Operation[R]]) -> R:
+        """Run an operation, in a transaction of its own if it has several statements.
+
+        Raises:
+            psycopg.Error: the driver's error; a broken connection is dropped.
+        """
+        return self.do(lambda connection: run(connection, operation()))
+
+    def do(self, work: "Callable[[psycopg.Connection[TupleRow]], R]") -> R:
+        """Let ``work`` use the connection, watched.
+
+        Raises:
+            psycopg.Error: see :meth:`run`; errors of ``work`` pass through.
+        """
+        connection = self.connection()
+        self.busy_since = time.monotonic()
+        try:
+            return work(connection)
+        except psycopg.Error as error:
+            if connection.closed or connection.broken or error.sqlstate in _DROP_SESSION:
+                self.drop()
+            raise
+        finally:
+            self.busy_since = None
+
+    def sever_if_stalled(self, now: float) -> None:
+        """Shut the socket of a statement that has waited too long; called by the watchdog."""
+        since, connection = self.busy_since, self._connection
+        if since is not None and connection is not None and now - since > STALL:
+            logger.warning(
+                "a statement of %s got no reply for %.0f s: reconnecting", self._name(), STALL
+            )
+            sever(connection)
+
+    def interrupt(self) -> None:
+        """Shut the socket, to end a wait of the link's own thread."""
+        connection = self._connection
+        if connection is not None:
+            sever(connection)
+
+    def drop(self) -> None:
+        """Close the connection; the next use opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(psycopg.Error):
+                connection.close()
+
+
+class Outage:
+    """What all threads of a bus know of a database that is away: one log line a second at most."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0.0
+        self._since: float | None = None
+
+    def report(self, who: str, error: BaseException) -> None:
+        """Say that ``who`` could not work because of ``error``."""
+        now = time.monotonic()
+        with self._lock:
+            self._since = self._since or now
+            away = now - self._since
+            if now - self._last < 1.0:
+                return
+            self._last = now
+        cause = error if isinstance(error, PgbusError) else None
+        if isinstance(error, psycopg.Error):
+            cause = as_store_error(error)
+        logger.warning(
+            "%s waits for the database (%.0f s so far): %s",
+            who,
+            away,
+            cause or type(error).__name__,
+        )
+
+    def over(self) -> None:
+        """Say that the database answered."""
+        if self._since is None:
+            return
+        with self._lock:
+            since, self._since = self._since, None
+        if since is not None:
+            logger.info("the database is back after %.1f s", time.monotonic() - since)
+
+
+class Backoff:
+    """Jittered waiting between tries, for ever."""
+
+    def __init__(self, first: float = 0.05, most: float = 2.0) -> None:
+        self._first = first
+        self._most = most
+        self._next = first
+
+    def reset(self) -> None:
+        """Begin again with the first wait."""
+        self._next = self._first
+
+    def wait(self, stop: threading.Event) -> bool:
+        """Wait for a random half to the whole of the next step; true once ``stop`` is set."""
+        step = self._next
+        self._next = min(self._most, step * 2)
+        return stop.wait(step * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, no secret

@@ -1,0 +1,79 @@
+"""The listener owns the LISTEN connection and does nothing but pass wake-ups on.
+
+A notification is a hint: whatever it says, the fetcher looks for itself.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+import psycopg
+from psycopg import sql
+
+from pgbus.errors import PgbusError
+from pgbus.threads.link import Backoff, Link, Outage
+
+logger = logging.getLogger(__name__)
+
+SCHEDULED = "pgbus"
+"""The channel of scheduled events; a subscription's is ``pgbus_<name>``."""
+
+
+class Listener:
+    """See the module.
+
+    Parameters:
+        wake: called with a subscription's name, or ``None`` for scheduled events.
+    """
+
+    def __init__(
+        self, link: Link, names: Sequence[str], wake: Callable[[str | None], None], outage: Outage
+    ) -> None:
+        self._link = link
+        self._channels: dict[str, str | None] = {f"{SCHEDULED}_{name}": name for name in names}
+        self._channels[SCHEDULED] = None
+        self._wake = wake
+        self._outage = outage
+        self._stop = threading.Event()
+        self._listening = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pgbus-listener", daemon=True)
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Listen no longer; returns once the thread has ended."""
+        self._stop.set()
+        while self._thread.is_alive():
+            self._link.interrupt()
+            self._thread.join(0.05)
+
+    def _run(self) -> None:
+        backoff = Backoff()
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._listen(backoff)
+                except (psycopg.Error, PgbusError) as error:
+                    self._link.drop()
+                    if self._stop.is_set():
+                        return
+                    self._outage.report("the listener", error)
+                    backoff.wait(self._stop)
+        finally:
+            self._link.drop()
+
+    def _listen(self, backoff: Backoff) -> None:
+        connection = self._link.connection()
+        for channel in self._channels:
+            connection.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+        backoff.reset()
+        # Whatever was sent while nobody listened went unheard.
+        for name in self._channels.values():
+            self._wake(name)
+        for notification in connection.notifies():
+            if self._stop.is_set():
+                return
+            if notification.channel in self._channels:
+                self._wake(self._channels[notification.channel])

@@ -1,0 +1,182 @@
+"""Publishing, from any thread: on a small pool of the bus's own, or in the caller's transaction."""
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from pgbus.core.codec import Encoded, Encoder
+from pgbus.core.ids import RANDOM_BYTES, new_event_id
+from pgbus.errors import StoreError
+from pgbus.model.envelope import Outgoing, Receipt
+from pgbus.model.event import Event
+from pgbus.store.publish import publish
+from pgbus.store.query import Operation, run
+from pgbus.store.routes import Routes
+from pgbus.threads.link import (
+    as_store_error,
+    check_socket,
+    configure,
+    connect,
+    settings,
+    translated,
+)
+from pgbus.threads.server import Server
+
+R = TypeVar("R")
+
+POOL_SIZE = 8
+POOL_TIMEOUT = 10.0
+"""Seconds that a call waits for a free connection."""
+IDLE = 60.0
+"""Seconds after which an unused connection is closed."""
+
+
+class Publisher:
+    """Encodes and stores events, and runs the bus's occasional statements.
+
+    The pool is opened by the first use, in the process that uses it: a bus that was made before a
+    fork works in the child, on connections of the child's own.
+    """
+
+    def __init__(
+        self, server: Server, encoder: Encoder, *, name: str, strict: bool, window: timedelta
+    ) -> None:
+        self.routes = Routes()
+        self.strict = strict
+        self.window = window
+        self._server = server
+        self._encoder = encoder
+        self._name = name
+        self._lock = threading.Lock()
+        self._last_id: UUID | None = None
+        self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
+        self._pool_process = 0
+        self._pool_dsn = ""
+
+    def encode(
+        self,
+        item: Event | Outgoing,
+        *,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+    ) -> Encoded:
+        """Make an event ready to be stored; see :meth:`pgbus.core.codec.Encoder.encode`."""
+        now = time.time()
+        moment = datetime.fromtimestamp(now, UTC)
+        return self._encoder.encode(
+            item,
+            new_id=self._new_id(int(now * 1000)),
+            time=moment.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            correlation_id=correlation_id,
+            causation_id=causation_id,
+        )
+
+    def _new_id(self, now_ms: int) -> UUID:
+        with self._lock:
+            self._last_id = new_event_id(now_ms, secrets.token_bytes(RANDOM_BYTES), self._last_id)
+            return self._last_id
+
+    def operation(self, events: Sequence[Encoded]) -> Operation[list[Receipt]]:
+        """Return the operation that stores events as this bus is set up to."""
+        return publish(events, self.routes, strict=self.strict, window=self.window)
+
+    def publish(
+        self, items: Sequence[Event | Outgoing], connection: "psycopg.Connection[Any] | None"
+    ) -> list[Receipt]:
+        """Publish in one round trip, in the caller's transaction if there is one.
+
+        Raises:
+            PayloadError, InvalidTopic, ConfigurationError: nothing was sent.
+            Unroutable: nothing was stored; the transaction stays usable.
+            StoreError: see ``outcome_unknown``.
+        """
+        events = [self.encode(item) for item in items]
+        if connection is None:
+            return self.run(lambda: self.operation(events), changes=True)
+        try:
+            return run(connection, self.operation(events))
+        except psycopg.Error as error:
+            raise as_store_error(error) from error
+
+    def run(self, operation: Callable[[], Operation[R]], *, changes: bool = False) -> R:
+        """Run an operation of one statement on a connection of the pool.
+
+        Parameters:
+            changes: the operation writes, so that a connection that breaks leaves it unknown
+                whether it was committed.
+
+        Raises:
+            StoreError: the database refused or could not be reached.
+        """
+        with self.connection() as connection:
+            try:
+                return run(connection, operation())
+            except psycopg.Error as error:
+                lost = connection.closed or connection.broken
+                raise as_store_error(error, outcome_unknown=changes and lost) from error
+
+    @contextmanager
+    def connection(self) -> "Iterator[psycopg.Connection[Any]]":
+        """Lend a connection, in autocommit.
+
+        Raises:
+            StoreError: there is none to be had.
+        """
+        pool = self._open_pool()
+        try:
+            connection = pool.getconn()
+        except PoolTimeout as error:
+            raise self._diagnose() from error
+        try:
+            yield connection
+        finally:
+            pool.putconn(connection)
+
+    def _open_pool(self) -> "ConnectionPool[psycopg.Connection[Any]]":
+        with self._lock:
+            if self._pool is None or self._pool_process != os.getpid():
+                # A forked child leaves the parent's pool alone: the sockets are the parent's.
+                self._pool_process = os.getpid()
+                self._pool = self._make_pool()
+            return self._pool
+
+    def _make_pool(self) -> "ConnectionPool[psycopg.Connection[Any]]":
+        dsn = self._server.dsn
+        return ConnectionPool(
+            dsn,
+            kwargs=lambda: settings(dsn(), self._name),
+            min_size=0,
+            max_size=POOL_SIZE,
+            timeout=POOL_TIMEOUT,
+            max_idle=IDLE,
+            configure=configure,
+            check=check_socket,
+            open=True,
+            name="pgbus",
+        )
+
+    def _diagnose(self) -> StoreError:
+        """Say why the pool gave nothing: it only knows that it waited."""
+        with translated():
+            connect(self._server.dsn(), name=self._name).close()
+        return StoreError(
+            f"all {POOL_SIZE} connections of the bus were busy for {POOL_TIMEOUT:g} s: publish in "
+            "fewer threads, or pass connection="
+        )
+
+    def close(self) -> None:
+        """Close the pool; idempotent."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+            mine = self._pool_process == os.getpid()
+        if pool is not None and mine:
+            pool.close()

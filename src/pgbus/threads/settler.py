@@ -1,0 +1,249 @@
+"""The settler: one thread and one connection that acknowledge for all workers of a bus.
+
+What the workers hand in while one statement is under way goes out with the next: batches grow with
+the load and cost no waiting when there is none. A settlement that was sent is sent again until the
+database answered; the fence makes that harmless.
+"""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import psycopg
+
+from pgbus.core.codec import Encoded
+from pgbus.errors import LeaseLost, PgbusError, Unroutable
+from pgbus.store.publish import publish
+from pgbus.store.query import run
+from pgbus.store.routes import Routes
+from pgbus.store.settle import LaneSettlement, settle
+from pgbus.threads.link import Backoff, Link, Outage, as_store_error
+from pgbus.threads.subscription import Hold, Subscription
+
+logger = logging.getLogger(__name__)
+
+MOST = 5_000
+"""Settlements in one statement."""
+
+
+@dataclass(slots=True)
+class Settlement:
+    """Some events of one chunk, ready to be settled."""
+
+    subscription: Subscription
+    hold: Hold
+    lane: LaneSettlement
+    events: int
+    outgoing: list[Encoded] = field(default_factory=list)
+    """What the handlers published: stored in the transaction of the acknowledgement."""
+    on_fenced: Callable[[BaseException], None] | None = None
+    on_unroutable: Callable[[Unroutable], "LaneSettlement"] | None = None
+    """Turns the settlement into a failure, should what it publishes lead nowhere."""
+
+
+class Settler:
+    """See the module.
+
+    Parameters:
+        routes, strict, window: how ``context.publish`` publishes.
+        settled: called after each batch; the fetcher may find new room.
+        expect: called with a subscription's name and the seconds until a retry falls due.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        routes: Routes,
+        *,
+        strict: bool,
+        window: timedelta,
+        outage: Outage,
+        settled: Callable[[], None],
+        expect: Callable[[str, float], None],
+    ) -> None:
+        self._link = link
+        self._routes = routes
+        self._strict = strict
+        self._window = window
+        self._outage = outage
+        self._settled = settled
+        self._expect = expect
+        self._inbox: queue.SimpleQueue[Settlement | None] = queue.SimpleQueue()
+        self._abort = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="pgbus-settler", daemon=True)
+
+    def start(self) -> None:
+        """Begin to settle."""
+        self._thread.start()
+
+    def put(self, settlement: Settlement) -> None:
+        """Hand in a settlement; called from any thread."""
+        self._inbox.put(settlement)
+
+    def stop(self, timeout: float) -> bool:
+        """Settle what was handed in, and end; false where ``timeout`` seconds were not enough.
+
+        What is left then is as if the process had died here: others take over after the lease.
+        """
+        self._inbox.put(None)
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._abort.set()
+            self._link.interrupt()
+            self._thread.join(1.0)
+            return False
+        return True
+
+    def _run(self) -> None:
+        try:
+            while True:
+                batch, last = self._collect()
+                for group in _groups(batch):
+                    self._settle(group)
+                if batch:
+                    self._settled()
+                if last or self._abort.is_set():
+                    return
+        finally:
+            self._link.drop()
+
+    def _collect(self) -> tuple[list[Settlement], bool]:
+        batch: list[Settlement] = []
+        first = self._inbox.get()
+        while first is not None:
+            batch.append(first)
+            if len(batch) >= MOST:
+                return batch, False
+            try:
+                first = self._inbox.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
+
+    def _settle(self, group: "Sequence[Settlement]", *, sent: bool = False) -> None:
+        """Settle lanes of one subscription and session, trying until the database answers.
+
+        Parameters:
+            sent: it may have been settled before, so that a lane that is gone says nothing.
+        """
+        backoff = Backoff()
+        while not self._abort.is_set():
+            try:
+                owned = self._link.do(lambda connection: self._store(connection, group))
+            except Unroutable as unroutable:
+                self._settle_apart(group, unroutable)
+                return
+            except psycopg.Error as error:
+                lost_connection = not self._link.connected
+                sent = sent or lost_connection
+                retriable = lost_connection or isinstance(
+                    error, psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure
+                )
+                if not retriable and len(group) > 1:
+                    for one in group:
+                        self._settle([one], sent=sent)
+                    return
+                if not retriable:
+                    self._give_up(group[0], error)
+                    return
+                self._outage.report("the settler", error)
+                backoff.wait(self._abort)
+            except PgbusError as error:
+                self._outage.report("the settler", error)
+                backoff.wait(self._abort)
+            else:
+                self._outage.over()
+                self._finish(group, owned, sent=sent)
+                return
+
+    def _store(
+        self, connection: "psycopg.Connection[tuple[object, ...]]", group: "Sequence[Settlement]"
+    ) -> set[int]:
+        subscription, session = group[0].subscription, group[0].hold.session
+        lanes = _merge(group)
+        if not any(one.outgoing for one in group):
+            return run(connection, settle(subscription.name, session.id, lanes))
+        with connection.transaction():
+            owned = run(connection, settle(subscription.name, session.id, lanes))
+            outgoing = [event for one in group if one.lane.lane in owned for event in one.outgoing]
+            run(
+                connection,
+                publish(outgoing, self._routes, strict=self._strict, window=self._window),
+            )
+        return owned
+
+    def _settle_apart(self, group: "Sequence[Settlement]", unroutable: Unroutable) -> None:
+        """Find the one whose publishing leads nowhere, so that it fails alone."""
+        if len(group) > 1:
+            for one in group:
+                self._settle([one])
+            return
+        [one] = group
+        assert one.on_unroutable is not None
+        one.lane = one.on_unroutable(unroutable)
+        one.outgoing = []
+        self._settle([one])
+
+    def _give_up(self, one: Settlement, error: psycopg.Error) -> None:
+        """Let go of a lane whose settlement the database refuses: its events come again."""
+        logger.error(
+            "subscription %s: an event cannot be settled and is delivered again: %s",
+            one.subscription.name,
+            as_store_error(error),
+        )
+        if one.lane.done or one.lane.dead or one.lane.again is not None:
+            one.lane = LaneSettlement(one.lane.lane, one.lane.token, release=True)
+            one.outgoing = []
+            self._settle([one])
+
+    def _finish(self, group: "Sequence[Settlement]", owned: set[int], *, sent: bool) -> None:
+        for one in group:
+            if one.lane.lane not in owned and not sent and not one.hold.abandoned:
+                self._fence(one)
+            if one.lane.again is not None:
+                self._expect(one.subscription.name, one.lane.again[1])
+            one.subscription.settled(one.hold, one.events, released=one.lane.release)
+
+    def _fence(self, one: Settlement) -> None:
+        first = not one.hold.fenced
+        one.hold.fenced = True
+        touched = one.lane.done or one.lane.dead or one.lane.again
+        if first and touched and one.on_fenced is not None:
+            one.on_fenced(
+                LeaseLost(
+                    f"subscription {one.subscription.name}: the lease was lost before the "
+                    "acknowledgement; nothing was changed, and the event is delivered again"
+                )
+            )
+
+
+def _groups(batch: "Sequence[Settlement]") -> "list[list[Settlement]]":
+    groups: dict[tuple[int, int], list[Settlement]] = {}
+    for one in batch:
+        groups.setdefault((one.subscription.number, one.hold.session.id), []).append(one)
+    return list(groups.values())
+
+
+def _merge(group: "Sequence[Settlement]") -> list[LaneSettlement]:
+    """Join what was handed in of the same lease; the last word decides whether it is let go."""
+    merged: dict[tuple[int, int], LaneSettlement] = {}
+    for one in group:
+        lane = one.lane
+        key = (lane.lane, lane.token)
+        known = merged.get(key)
+        if known is None:
+            merged[key] = lane
+            continue
+        merged[key] = LaneSettlement(
+            lane.lane,
+            lane.token,
+            release=known.release or lane.release,
+            done=known.done + lane.done,
+            again=lane.again or known.again,
+            dead=known.dead + lane.dead,
+            troubled=known.troubled or lane.troubled,
+        )
+    return list(merged.values())

@@ -1,0 +1,116 @@
+"""What the workers of a bus share: whom they hand results to, whom they ask."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from pgbus.core.codec import Encoded
+from pgbus.model.envelope import Outgoing
+from pgbus.store.query import Operation
+from pgbus.store.workers import known_elsewhere
+from pgbus.threads.call import Call, Watchdog
+from pgbus.threads.context import Context, Incident
+from pgbus.threads.server import Server
+from pgbus.threads.session import Session
+from pgbus.threads.settler import Settlement
+
+logger = logging.getLogger(__name__)
+
+REMEMBER = 2.0
+"""Seconds for which an answer about other workers is remembered."""
+
+
+class EventLoop:
+    """The one event loop thread of a bus, started by the first ``async def`` handler's call."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def call(self, coroutine: Coroutine[Any, Any, Any], call: Call) -> None:
+        """Run a coroutine on the loop and wait for its end; its exception passes through."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._running())
+        call.future = future
+        future.result()
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._loop,), name="pgbus-loop", daemon=True
+                )
+                self._thread.start()
+            return self._loop
+
+    @staticmethod
+    def _run(loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+
+    def stop(self, timeout: float) -> None:
+        """Cancel what still runs and end the thread, waiting ``timeout`` seconds at most."""
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is not None and thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(timeout)
+
+
+class Station:
+    """See the module.
+
+    Parameters:
+        put: hands a settlement to the settler.
+        encode: makes an event that a handler publishes ready to be stored.
+        ask: runs an operation on a connection of the bus.
+        report: tells ``bus.on_error`` callbacks of an incident.
+        publish: makes the operation that stores what a transactional handler published.
+    """
+
+    def __init__(
+        self,
+        *,
+        put: Callable[[Settlement], None],
+        encode: Callable[[Outgoing, Context], Encoded],
+        ask: Callable[[Callable[[], Operation[bool]]], bool],
+        report: Callable[[Incident], None],
+        publish: Callable[[list[Encoded]], Operation[object]],
+        server: Server,
+        watchdog: Watchdog,
+    ) -> None:
+        self.put = put
+        self.encode = encode
+        self.report = report
+        self.publish = publish
+        self.server = server
+        self.watchdog = watchdog
+        self.loop = EventLoop()
+        self._ask = ask
+        self._known: dict[tuple[int, str], tuple[float, bool]] = {}
+
+    def known_elsewhere(self, subscription: int, session: Session, kind: str) -> bool:
+        """Return whether another live worker can decode ``topic@version``.
+
+        Raises:
+            psycopg.Error, PgbusError: the database could not be asked.
+        """
+        now = time.monotonic()
+        asked_at, answer = self._known.get((subscription, kind), (0.0, False))
+        if not answer or now - asked_at > REMEMBER:
+            answer = self._ask(lambda: known_elsewhere(subscription, session.id, kind))
+            self._known[subscription, kind] = (now, answer)
+        return answer

@@ -1,0 +1,152 @@
+"""A subscription at run time: what is in hand, what is wanted, who waits."""
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from pgbus.core.demand import Demand, Wish
+from pgbus.core.registry import Handler
+from pgbus.model.config import OnExhausted, Retry
+from pgbus.model.delivery import FIRST_LANE, Chunk
+from pgbus.threads.session import Session
+
+SHORT = 0.001
+"""Seconds a call below which a worker takes several chunks at once."""
+MOST_CHUNKS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What ``@bus.subscribe`` declared."""
+
+    name: str
+    patterns: tuple[str, ...]
+    expansions: tuple[str, ...]
+    """The patterns as pgmq's bindings."""
+    handler: Handler
+    concurrency: int
+    ordered: bool
+    retry: Retry
+    timeout: float | None
+    on_exhausted: OnExhausted
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """``topic@version`` of each event type that the handler can decode."""
+        return tuple(f"{topic}@{version}" for topic, version in self.handler.types)
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """A chunk in hand, and the session that leased it."""
+
+    chunk: Chunk
+    session: Session
+    abandoned: bool = False
+    """Set by the watchdog: the call took too long, and the lease was given up."""
+    fenced: bool = False
+    """Set by the settler: the database refused, because another holds the lane."""
+    unsettled: int = field(init=False)
+    """Events not yet settled. The settler counts down."""
+
+    def __post_init__(self) -> None:
+        self.unsettled = len(self.chunk.messages)
+
+    @property
+    def lost(self) -> bool:
+        """Whether nothing that is done under it can count any more."""
+        return self.abandoned or self.fenced or self.session.lost
+
+
+class Subscription:
+    """The meeting point of the fetcher, the workers and the settler of one subscription.
+
+    The fetcher alone writes ``cursor``, ``asleep`` and ``streak``; ``ready`` is set by anyone and
+    cleared by the fetcher before it looks.
+    """
+
+    def __init__(self, number: int, definition: Definition) -> None:
+        self.number = number
+        self.definition = definition
+        self.name = definition.name
+        self.demand = Demand(definition.concurrency, ordered=definition.ordered)
+        self.ready = True
+        self.cursor = FIRST_LANE
+        self.asleep = False
+        self.streak = 0
+        self._changed = threading.Condition()
+        self._inbox: deque[Hold] = deque()
+        self._in_hand = 0
+        self._suspects = 0
+        self._closed = False
+
+    # The fetcher's side.
+
+    def wish(self) -> Wish | None:
+        """Return what to take next, or ``None`` while enough is in hand."""
+        return self.demand.wish(self._in_hand)
+
+    @property
+    def may_take_suspect(self) -> bool:
+        """Whether no suspect of an earlier death is in hand."""
+        return self._suspects == 0
+
+    def deliver(self, holds: Iterable[Hold]) -> None:
+        """Hand chunks to the workers."""
+        with self._changed:
+            for hold in holds:
+                self._inbox.append(hold)
+                self._in_hand += hold.unsettled
+                self._suspects += hold.chunk.suspect
+                self._changed.notify()
+
+    # The workers' side.
+
+    def receive(self) -> list[Hold]:
+        """Wait for chunks; an empty list means that the subscription stops.
+
+        A fast handler's worker takes several at once, since handing one over costs as much as
+        handling it.
+        """
+        with self._changed:
+            while not self._inbox:
+                if self._closed:
+                    return []
+                self._changed.wait()
+            if self._closed:
+                return []
+            count = 1
+            if self.demand.seconds < SHORT:
+                share = len(self._inbox) // (2 * self.definition.concurrency)
+                count = max(1, min(MOST_CHUNKS, share))
+            return [self._inbox.popleft() for _ in range(count)]
+
+    # The settler's side.
+
+    def settled(self, hold: Hold, events: int, *, released: bool) -> None:
+        """Note that events of a chunk are settled, and its lane let go or not."""
+        with self._changed:
+            if released:
+                events = hold.unsettled
+                self._suspects -= hold.chunk.suspect
+            hold.unsettled -= events
+            self._in_hand -= events
+        if released:
+            self.ready = True
+
+    # Stopping.
+
+    def close(self) -> list[Hold]:
+        """Let the workers go after what they handle now; return what was not begun."""
+        with self._changed:
+            self._closed = True
+            left = list(self._inbox)
+            self._inbox.clear()
+            self._changed.notify_all()
+        return left
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more work."""
+        return self._closed
