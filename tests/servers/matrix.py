@@ -93,6 +93,7 @@ def run(major: int, *, refresh: bool, pytest_arguments: Sequence[str]) -> Outcom
             [
                 *(sys.executable, "-m", "pytest"),
                 *(f"--pg-bin={bin_dir}", f"--pg-major={major}"),
+                "--ignore=tests/embedded",  # starts the embedded PostgreSQL 18 in any case
                 *pytest_arguments,
             ],
             Path(log.name),
