@@ -7,10 +7,10 @@ client may write to a queue.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -37,6 +37,7 @@ MAX_HEADERS: Final = 8 * 2**10
 MAX_DELAY: Final = timedelta(days=36_525)
 """The longest delay: a hundred years."""
 
+_T = TypeVar("_T")
 _ENCODER: Final = msgspec.json.Encoder()
 
 
@@ -388,28 +389,30 @@ def read_headers(raw: str | bytes | None) -> Incoming:
 
 
 def _read_mixed(raw: str | bytes) -> tuple[_Known, dict[str, Any]]:
-    try:
-        found = _OBJECT.decode(raw)
-    except Exception:  # noqa: BLE001, RUF100 - not an object, or nothing that can be decoded
-        return _Known(), {}
+    found = _try(_OBJECT.decode, raw)
+    known = _try(_KNOWN.decode, raw)
+    if found is None:
+        # Not an object; or one that holds, beside what pgbus knows, what Python cannot.
+        return known or _Known(), {}
     own = {
         name: value
         for name, value in found.items()
         if name not in _FIELDS and not name.startswith(envelope.RESERVED_PREFIX)
     }
-    try:
-        return _KNOWN.decode(raw), own
-    except Exception:  # noqa: BLE001, RUF100 - one of them has another type
+    if known is None:  # one of them has another type, and is none
         values = {
-            name: _convert(value, _FIELDS[name]) for name, value in found.items() if name in _FIELDS
+            name: _try(msgspec.convert, value, _FIELDS[name])
+            for name, value in found.items()
+            if name in _FIELDS
         }
-        return msgspec.convert(values, _Known), own
+        known = msgspec.convert(values, _Known)
+    return known, own
 
 
-def _convert(value: Any, kind: Any) -> Any:
+def _try(read: Callable[..., _T], *arguments: Any) -> _T | None:
     try:
-        return msgspec.convert(value, kind)
-    except Exception:  # noqa: BLE001, RUF100 - a value of another type is no value
+        return read(*arguments)
+    except Exception:  # noqa: BLE001, RUF100 - whatever it is, foreign headers raise nothing
         return None
 
 
