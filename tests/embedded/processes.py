@@ -101,6 +101,10 @@ class Seen:
         assert parent is not None
         return parent
 
+    def environment(self) -> set[str]:
+        """The names of the variables that the server was given."""
+        return set(self.postmaster().environ())
+
     def await_end(self) -> None:
         eventually(lambda: not self.lives, message="the server did not end")
 

@@ -85,8 +85,8 @@ class TestPaths:
         monkeypatch.setenv("XDG_DATA_HOME", str(parent / "data"))
         assert default_home() == parent / "data" / "pgbus"
 
-    def test_variables_of_libpq_do_not_lead_elsewhere(
-        self, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+    def test_the_environment_neither_leads_elsewhere_nor_reaches_the_server(
+        self, server: EmbeddedServer, seen: Seen, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name, value in {
             "PGHOST": "nowhere.invalid",
@@ -96,12 +96,13 @@ class TestPaths:
             "PGDATABASE": "something",
             "PGDATA": "/nowhere",
             "LC_ALL": "xx_XX",
-            "LD_PRELOAD": "",
+            "PASSWORD": "secret",
         }.items():
             monkeypatch.setenv(name, value)
         with psycopg.connect(server.dsn()) as connection:
             row = connection.execute("SELECT current_user, current_database()").fetchone()
         assert row == ("postgres", "postgres")
+        assert seen.environment().isdisjoint({"PASSWORD", "LC_ALL", "PGHOST", "PGUSER"})
 
 
 class TestPermissions:
@@ -161,8 +162,7 @@ class TestStrangers:
     def test_nothing_listens_on_the_network(self, server: EmbeddedServer, seen: Seen) -> None:
         with psycopg.connect(server.dsn()) as connection:
             assert connection.execute("SHOW listen_addresses").fetchone() == ("",)
-        for process in seen.processes():
-            assert process.net_connections("inet") == []
+        assert seen.postmaster().net_connections("inet") == []
 
     @pytest.mark.usefixtures("as_root")
     @pytest.mark.parametrize("name", ["home", "long" * 30])

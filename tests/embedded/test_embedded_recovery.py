@@ -115,10 +115,15 @@ class TestKilled:
         for process in seen.processes():
             if "guardian.py" in " ".join(process.cmdline()):
                 process.kill()
-        keep(server.dsn())
-        assert kept(server.dsn())
-        with contextlib.suppress(Exception):  # it may have been told that its start failed
-            user.answer()
+        assert user.answer() == server.dsn()
+
+    def test_a_server_that_is_just_starting(self, new_user: NewUser, seen: Seen) -> None:
+        user = new_user()
+        user.ask("execute", "SELECT 1")
+        pid_file = seen.rooms.data / "postmaster.pid"
+        eventually(lambda: pid_file.exists() and "\n" in pid_file.read_text())
+        seen.postmaster().kill()
+        assert user.answer() == [[1]]
 
     def test_a_user_while_it_holds_the_starting_lock(
         self, new_user: NewUser, server: EmbeddedServer, seen: Seen

@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 
 from pgbus.embedded import EmbeddedServer
+from pgbus.embedded.lock import FileLock
 
 
 class Commands:
@@ -30,6 +31,13 @@ class Commands:
         with psycopg.connect(self.server.dsn(), autocommit=True) as connection:
             cursor = connection.execute(query.encode())
             return [list(row) for row in cursor.fetchall()] if cursor.description else []
+
+    def lock(self, path: str) -> None:
+        self.locked = FileLock(Path(path))
+        assert self.locked.try_take()
+
+    def close_lock(self) -> None:
+        self.locked.close()
 
     def fork(self) -> int:
         """Make a child that sits there until it is killed."""

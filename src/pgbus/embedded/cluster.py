@@ -25,6 +25,8 @@ _CONNECT_TIMEOUT = 3
 # How long a server without a guardian may take to shut down, and orphans of a killed one to notice.
 _SHUTDOWN_GRACE = 20.0
 _ORPHAN_GRACE = 2.0
+# The server outlives the process that starts it, and needs none of its secrets.
+_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "TZ")
 _TAIL = 20
 _LITTLE_SPACE = 100
 
@@ -65,18 +67,21 @@ class Cluster:
 
     def _start_alone(self, deadline: float) -> str:
         since = None
+        # One more than needed: the first may be killed by what killed the last server.
+        attempts = 2
         while time.monotonic() < deadline:
             conninfo = self._answering()
             if conninfo is not None:
                 return conninfo
             if is_held(self._rooms.guardian):
                 time.sleep(_PAUSE)
-            elif since is not None:
+            elif since is not None and not attempts:
                 raise StoreError(self._failure("could not be started", since))
             else:
                 self._check_data()
                 self._see_off_the_last(deadline)
                 since = self._spawn(deadline)
+                attempts -= 1
         raise StoreError(self._failure("did not answer in time", since))
 
     def _answering(self) -> str | None:
@@ -159,6 +164,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
                 timeout=max(1.0, deadline - time.monotonic()),
                 check=False,
             )

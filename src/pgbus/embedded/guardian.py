@@ -141,13 +141,11 @@ def _postgres(plan: Plan) -> list[str]:
 
 
 def _spawn(plan: Plan, lock: int, command: list[str]) -> subprocess.Popen[bytes]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PG", "LC_", "LANG"))}
     return subprocess.Popen(  # noqa: S603 - our own programs
         [*plan.prefix, *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=environment,
         cwd="/",
         pass_fds=[lock],
         start_new_session=True,
