@@ -260,7 +260,7 @@ class TestDue:
             ({"delay": timedelta.max}, "delay is not in"),
             ({"delay": True}, "not a bool"),
             ({"delay": "1"}, "not a str"),
-            ({"at": datetime(2026, 1, 1)}, "no time zone"),  # noqa: DTZ001, RUF100
+            ({"at": datetime(2026, 1, 1)}, "no time zone"),
             ({"at": datetime(2026, 1, 1, tzinfo=Nowhere())}, "no time zone"),
             ({"at": 1700000000}, "at is a datetime, not a int"),
             ({"at": datetime(2026, 1, 1, tzinfo=UTC), "delay": 1}, "delay or at, not both"),

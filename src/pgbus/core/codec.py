@@ -305,7 +305,7 @@ def decode(decoder: "msgspec.json.Decoder[Any]", body: str | bytes | None) -> An
         raise
     except RecursionError:
         raise PayloadError("the body is nested too deep to be decoded") from None
-    except Exception as error:  # noqa: BLE001, RUF100 - a type's own __post_init__ may raise anything
+    except Exception as error:  # a type's own __post_init__ may raise anything
         raise PayloadError(f"the body does not fit: {_decode_fault(error)}") from None
 
 
@@ -374,7 +374,7 @@ def read_headers(raw: str | bytes | None) -> Incoming:
     own: dict[str, Any] = {}
     try:
         known = _ONLY.decode(raw)
-    except Exception:  # noqa: BLE001, RUF100 - foreign, or with headers of the publisher's
+    except Exception:  # foreign, or with headers of the publisher's
         known, own = _read_mixed(raw)
     return Incoming(
         known.id,
@@ -412,7 +412,7 @@ def _read_mixed(raw: str | bytes) -> tuple[_Known, dict[str, Any]]:
 def _try(read: Callable[..., _T], *arguments: Any) -> _T | None:
     try:
         return read(*arguments)
-    except Exception:  # noqa: BLE001, RUF100 - whatever it is, foreign headers raise nothing
+    except Exception:  # whatever it is, foreign headers raise nothing
         return None
 
 

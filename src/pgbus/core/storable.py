@@ -126,7 +126,7 @@ def _floats_are_finite(payload: Any) -> bool:
     # pattern may also occur in a string or an integer: only "not found" is certain.
     try:
         return _PACKED_NON_FINITE.search(msgspec.msgpack.encode(payload)) is None
-    except Exception:  # noqa: BLE001, RUF100 - what MessagePack lacks (integers over 64 bits)
+    except Exception:  # what MessagePack lacks (integers over 64 bits)
         return False
 
 
