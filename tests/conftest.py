@@ -8,9 +8,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
+from pgbus import Bus
 from tests.proxy import FaultProxy
 from tests.servers import NoServerError, PostgresInstance, Server, choose
 from tests.servers.providers import NAMES
@@ -86,6 +89,42 @@ def new_database(server: Server) -> Iterator[Callable[..., str]]:
 def dsn(new_database: Callable[..., str]) -> str:
     """A fresh, empty database."""
     return new_database()
+
+
+@pytest.fixture(scope="session")
+def installed_template(server: Server) -> Iterator[str]:
+    """The name of a database with pgbus in it, to copy: quicker than to install."""
+    dsn = server.create_database()
+    with Bus(dsn) as bus:
+        bus.install()
+    yield str(conninfo_to_dict(dsn)["dbname"])
+    server.drop_database(dsn)
+
+
+@pytest.fixture
+def bus_dsn(new_database: Callable[..., str], installed_template: str) -> str:
+    """A fresh database with pgbus installed."""
+    return new_database(installed_template)
+
+
+@pytest.fixture
+def make_bus(bus_dsn: str) -> Iterator[Callable[..., Bus]]:
+    """Make buses on one database, closed at the end: ``make_bus(**settings)``."""
+    made: list[Bus] = []
+
+    def make(**settings: Any) -> Bus:
+        made.append(Bus(bus_dsn, **settings))
+        return made[-1]
+
+    yield make
+    for bus in made:
+        bus.close()
+
+
+@pytest.fixture
+def bus(make_bus: Callable[..., Bus]) -> Bus:
+    """A bus with default settings on a fresh database."""
+    return make_bus()
 
 
 @pytest.fixture

@@ -59,11 +59,11 @@ class Retry:
             raise ConfigurationError(f"Retry: maximum={self.maximum} is no number of seconds")
 
 
-class Reject(Exception):  # noqa: N818 - a handler's verdict, named as api.md has it
+class Reject(Exception):
     """Raise it in a handler: the event becomes a dead letter at once."""
 
 
-class RetryAfter(Exception):  # noqa: N818 - a handler's verdict, named as api.md has it
+class RetryAfter(Exception):
     """Raise it in a handler: try again after ``seconds``, without counting a failure."""
 
     def __init__(self, seconds: float) -> None:

@@ -1,8 +1,8 @@
 """Store operations as values: a generator yields typed queries and is sent their rows.
 
 An operation decides what to ask and what the answers mean; a runner waits. The runner for threads
-is :func:`run`; one over an asynchronous connection would be as short and share every operation. (The
-idea is psycopg's, whose ``generators`` yield and whose ``waiting`` waits.)
+is :func:`run`; one over an asynchronous connection would be as short and share every operation.
+(The idea is psycopg's, whose ``generators`` yield and whose ``waiting`` waits.)
 """
 
 from collections.abc import Callable, Generator, Sequence

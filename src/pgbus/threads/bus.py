@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
 from pgbus.core.codec import MAX_BODY, MAX_HEADERS, MISSING, Encoder, outgoing
 from pgbus.core.patterns import check_pattern, expand
@@ -25,10 +24,11 @@ from pgbus.model.config import OnExhausted, OnUnroutable, Retry
 from pgbus.model.envelope import Outgoing, Receipt
 from pgbus.model.event import Event
 from pgbus.model.names import check_name
-from pgbus.model.status import DeadLetter, SubscriptionStatus
-from pgbus.store import letters, migrate, topology
+from pgbus.store import migrate, topology
 from pgbus.store.query import run
+from pgbus.threads.administration import Administration
 from pgbus.threads.context import Context, Incident
+from pgbus.threads.dsn import Dsn, check_dsn
 from pgbus.threads.engine import Engine
 from pgbus.threads.link import connect, translated
 from pgbus.threads.publisher import Publisher
@@ -42,9 +42,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 GRACE = 30.0
 """Seconds that handlers get to finish when the bus stops."""
 LONGEST_IDLE_CHECK = 0.1
+_DEFAULT_RETRY = Retry()
 
 
-class Bus:
+class Bus(Administration):
     """An event bus on PostgreSQL.
 
     Parameters:
@@ -84,7 +85,7 @@ class Bus:
             raise ConfigurationError(f"on_unroutable={on_unroutable!r}: use 'ignore' or 'raise'")
         if not timedelta(0) < dedup_window <= timedelta(days=3650):
             raise ConfigurationError("dedup_window: use more than nothing and at most ten years")
-        _check_dsn(dsn)
+        check_dsn(dsn)
         self._server = find_server(dsn, os.environ.get("PGBUS_DSN"))
         self._given_service = service
         self._service = service or Path(sys.argv[0]).stem or "pgbus"
@@ -123,9 +124,12 @@ class Bus:
             IncompatibleDatabase: the database has a pgmq or a pgbus that this release cannot use.
             StoreError: the database refused or could not be reached.
         """
-        with translated(), connect(self._server.dsn(), name="pgbus install") as connection:
-            with connection.transaction():
-                done = run(connection, migrate.install())
+        with (
+            translated(),
+            connect(self._server.dsn(), name="pgbus install") as connection,
+            connection.transaction(),
+        ):
+            done = run(connection, migrate.install())
         if done.migrations:
             logger.info("installed pgbus (pgmq: %s): %s", done.pgmq, ", ".join(done.migrations))
 
@@ -135,7 +139,7 @@ class Bus:
         name: str | None = None,
         concurrency: int = 8,
         ordered: bool = True,
-        retry: Retry = Retry(),
+        retry: Retry = _DEFAULT_RETRY,
         timeout: float | None = None,
         on_exhausted: OnExhausted = "skip",
     ) -> Callable[[F], F]:
@@ -427,101 +431,10 @@ class Bus:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # Looking, and looking after.
-
-    def status(self, *names: str) -> list[SubscriptionStatus]:
-        """Count what subscriptions hold: this bus's own, or those named.
-
-        A bus without subscriptions of its own shows all of the database.
-
-        Raises:
-            StoreError: the database refused or could not be reached.
-        """
-        chosen = list(names) or list(self._definitions) or None
-        return self._publisher.run(lambda: topology.status(chosen))
-
-    def bindings(self) -> list[topology.Binding]:
-        """Return every binding of the database.
-
-        Raises:
-            StoreError: the database refused or could not be reached.
-        """
-        return self._publisher.run(topology.bindings)
-
-    def dead_letters(self, name: str) -> Iterator[DeadLetter]:
-        """Iterate over a subscription's dead letters, oldest first.
-
-        Raises:
-            ConfigurationError: there is no such subscription.
-            StoreError: the database refused or could not be reached.
-        """
-        check_name(name)
-        last = 0
-        while True:
-            page = self._publisher.run(lambda after=last: letters.page(name, after))  # type: ignore[misc]
-            yield from page
-            if len(page) < letters.PAGE:
-                return
-            last = page[-1].number
-
-    def redrive(
-        self, name: str, ids: Iterable[UUID] | None = None, limit: int | None = None
-    ) -> int:
-        """Put dead letters back into their subscription, at their old place within their key.
-
-        Parameters:
-            ids: the events' ids; left out, all.
-            limit: how many at most, the oldest first.
-
-        Returns:
-            How many were put back.
-
-        Raises:
-            ConfigurationError: there is no such subscription.
-            StoreError: the database refused or could not be reached.
-        """
-        check_name(name)
-        chosen = None if ids is None else list(ids)
-        return self._publisher.run(lambda: letters.redrive(name, chosen, limit), changes=True)
-
-    def drop_dead_letters(self, name: str, ids: Iterable[UUID] | None = None) -> int:
-        """Drop dead letters for good: those with these event ids, or all; returns how many.
-
-        Raises:
-            ConfigurationError: there is no such subscription.
-            StoreError: the database refused or could not be reached.
-        """
-        check_name(name)
-        chosen = None if ids is None else list(ids)
-        return self._publisher.run(lambda: letters.drop(name, chosen), changes=True)
-
-    def drop_subscription(self, name: str, *, force: bool = False) -> None:
-        """Drop a subscription: its queue, bindings and dead letters.
-
-        Parameters:
-            force: also where it still holds events or dead letters.
-
-        Raises:
-            ConfigurationError: there is none, or it is not empty and ``force`` is false.
-            StoreError: a running worker uses it, or the database could not be reached.
-        """
-        check_name(name)
-        self._publisher.run(lambda: topology.drop(name, force=force), changes=True)
-
-    def rename_subscription(self, old: str, new: str) -> None:
-        """Rename a subscription with its events, bindings and dead letters.
-
-        Raises:
-            ConfigurationError: there is no subscription ``old``.
-            InvalidName: ``new`` is no name.
-            StoreError: a running worker uses it, ``new`` exists, or the database could not be
-                reached.
-        """
-        check_name(old)
-        check_name(new)
-        self._publisher.run(lambda: topology.rename(old, new), changes=True)
-
     # Guards.
+
+    def _names(self) -> list[str]:
+        return list(self._definitions)
 
     def _report(self, incident: Incident) -> None:
         for callback in list(self._callbacks):
@@ -538,33 +451,7 @@ class Bus:
         engine = self._engine
         if engine is not None and engine.process != os.getpid():
             raise ConfigurationError(
-                f"this bus was started in process {engine.process}, before a fork: its threads and "
-                "connections are that process's; make a new Bus in the child, or start after the fork"
+                f"this bus was started in process {engine.process}, before a fork: its "
+                "threads and connections are that one's; make a new Bus in the child, or start it "
+                "after the fork"
             )
-
-
-class Dsn(str):
-    """A connection string whose ``repr`` hides the password."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        try:
-            parts = conninfo_to_dict(self)
-        except psycopg.Error:
-            return "'<connection string>'"
-        if "password" in parts:
-            parts["password"] = "***"
-        return repr(psycopg.conninfo.make_conninfo("", **parts))
-
-
-def _check_dsn(dsn: str | None) -> None:
-    if dsn is None:
-        return
-    try:
-        conninfo_to_dict(dsn)
-    except psycopg.Error:
-        # libpq's message would quote the string, and with it a password.
-        raise ConfigurationError(
-            "the DSN is neither a PostgreSQL URI nor a libpq connection string"
-        ) from None

@@ -121,7 +121,7 @@ class Context:
 
 def published(context: Context) -> list[Encoded]:
     """Return what was published through a context, for the settlement."""
-    return context._outgoing  # noqa: SLF001 - hidden from handlers, not from the bus
+    return context._outgoing
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""Everything that runs between ``start`` and ``stop``: what it is made of, and in which order it ends.
+"""Everything that runs between ``start`` and ``stop``: its parts, and the order of their end.
 
 Stop order: the fetcher takes nothing more; the workers finish what they handle, within the grace;
-what was not begun goes back; the settler acknowledges the rest; the keeper's heartbeats outlive all of
-this; then the listener and the watchdog.
+what was not begun goes back; the settler acknowledges the rest; the keeper's heartbeats outlive all
+of this; then the listener and the watchdog.
 """
 
 import os

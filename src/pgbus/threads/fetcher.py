@@ -1,9 +1,9 @@
 """The fetcher leases by demand: one thread and one connection for all subscriptions of a bus.
 
-Each subscription is *ready* (there may be something to take) or idle. An idle one becomes ready when
-a publisher wakes it, a retry falls due, one of its lanes is let go, or a poll finds something. The
-fetcher that falls idle goes to *sleep* on the server, which is what makes publishers notify it, and
-looks once more; while events stream, nobody sleeps and nobody notifies.
+Each subscription is *ready* (there may be something to take) or idle. An idle one becomes ready
+when a publisher wakes it, a retry falls due, one of its lanes is let go, or a poll finds something.
+The fetcher that falls idle goes to *sleep* on the server, which is what makes publishers notify it,
+and looks once more; while events stream, nobody sleeps and nobody notifies.
 """
 
 import logging
@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 
 import psycopg
 
+from pgbus.core.demand import MOST_BYTES, Wish
 from pgbus.errors import PgbusError
 from pgbus.model.delivery import FIRST_LANE, LAST_LANE, Chunk
-from pgbus.core.demand import MOST_BYTES, Wish
 from pgbus.store.leases import Polled, Take, Taken, poll, take
 from pgbus.store.settle import LaneSettlement
 from pgbus.threads.link import Backoff, Link, Outage

@@ -123,9 +123,11 @@ def translated() -> Iterator[None]:
 
 def sever(connection: "psycopg.Connection[Any]") -> None:
     """Shut a connection's socket from another thread: whoever waits on it gets an error."""
-    with suppress(OSError, psycopg.Error):
-        with socket.socket(fileno=os.dup(connection.fileno())) as handle:
-            handle.shutdown(socket.SHUT_RDWR)
+    with (
+        suppress(OSError, psycopg.Error),
+        socket.socket(fileno=os.dup(connection.fileno())) as handle,
+    ):
+        handle.shutdown(socket.SHUT_RDWR)
 
 
 class Link:

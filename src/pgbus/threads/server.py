@@ -42,7 +42,7 @@ _embedded: Callable[[], Server] | None = None
 
 def provide(factory: Callable[[], Server]) -> None:
     """Set what makes the embedded server; ``pgbus.embedded`` calls this when it is imported."""
-    global _embedded  # noqa: PLW0603 - written once, at import
+    global _embedded
     _embedded = factory
 
 

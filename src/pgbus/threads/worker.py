@@ -297,8 +297,8 @@ class Worker:
         progress: _Progress,
         verdict: Verdict,
         error: BaseException | None,
-        transactional: bool,  # noqa: FBT001
-        last: bool,  # noqa: FBT001
+        transactional: bool,
+        last: bool,
     ) -> bool:
         """Turn a verdict into a settlement; true where the chunk goes on."""
         settlement = progress.settlement

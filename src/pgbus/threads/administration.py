@@ -1,0 +1,112 @@
+"""Looking at subscriptions, and looking after them: the part of a bus that operators use."""
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from uuid import UUID
+
+from pgbus.model.names import check_name
+from pgbus.model.status import DeadLetter, SubscriptionStatus
+from pgbus.store import letters, topology
+from pgbus.threads.publisher import Publisher
+
+
+class Administration:
+    """The operators' methods of :class:`pgbus.Bus`."""
+
+    _publisher: Publisher
+
+    def _names(self) -> list[str]:
+        """Return the names of the bus's own subscriptions."""
+        raise AssertionError("a bus has names")
+
+    def status(self, *names: str) -> list[SubscriptionStatus]:
+        """Count what subscriptions hold: this bus's own, or those named.
+
+        A bus without subscriptions of its own shows all of the database.
+
+        Raises:
+            StoreError: the database refused or could not be reached.
+        """
+        chosen = list(names) or self._names() or None
+        return self._publisher.run(lambda: topology.status(chosen))
+
+    def bindings(self) -> list[topology.Binding]:
+        """Return every binding of the database.
+
+        Raises:
+            StoreError: the database refused or could not be reached.
+        """
+        return self._publisher.run(topology.bindings)
+
+    def dead_letters(self, name: str) -> Iterator[DeadLetter]:
+        """Iterate over a subscription's dead letters, oldest first.
+
+        Raises:
+            ConfigurationError: there is no such subscription.
+            StoreError: the database refused or could not be reached.
+        """
+        check_name(name)
+        last = 0
+        while True:
+            page = self._publisher.run(partial(letters.page, name, last))
+            yield from page
+            if len(page) < letters.PAGE:
+                return
+            last = page[-1].number
+
+    def redrive(
+        self, name: str, ids: Iterable[UUID] | None = None, limit: int | None = None
+    ) -> int:
+        """Put dead letters back into their subscription, at their old place within their key.
+
+        Parameters:
+            ids: the events' ids; left out, all.
+            limit: how many at most, the oldest first.
+
+        Returns:
+            How many were put back.
+
+        Raises:
+            ConfigurationError: there is no such subscription.
+            StoreError: the database refused or could not be reached.
+        """
+        check_name(name)
+        chosen = None if ids is None else list(ids)
+        return self._publisher.run(lambda: letters.redrive(name, chosen, limit), changes=True)
+
+    def drop_dead_letters(self, name: str, ids: Iterable[UUID] | None = None) -> int:
+        """Drop dead letters for good: those with these event ids, or all; returns how many.
+
+        Raises:
+            ConfigurationError: there is no such subscription.
+            StoreError: the database refused or could not be reached.
+        """
+        check_name(name)
+        chosen = None if ids is None else list(ids)
+        return self._publisher.run(lambda: letters.drop(name, chosen), changes=True)
+
+    def drop_subscription(self, name: str, *, force: bool = False) -> None:
+        """Drop a subscription: its queue, bindings and dead letters.
+
+        Parameters:
+            force: also where it still holds events or dead letters.
+
+        Raises:
+            ConfigurationError: there is none, or it is not empty and ``force`` is false.
+            StoreError: a running worker uses it, or the database could not be reached.
+        """
+        check_name(name)
+        self._publisher.run(lambda: topology.drop(name, force=force), changes=True)
+
+    def rename_subscription(self, old: str, new: str) -> None:
+        """Rename a subscription with its events, bindings and dead letters.
+
+        Raises:
+            ConfigurationError: there is no subscription ``old``.
+            InvalidName: ``new`` is no name.
+            StoreError: a running worker uses it, ``new`` exists, or the database could not be
+                reached.
+        """
+        check_name(old)
+        check_name(new)
+        self._publisher.run(lambda: topology.rename(old, new), changes=True)
