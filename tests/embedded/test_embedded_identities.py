@@ -7,9 +7,10 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -90,17 +91,13 @@ class TestAccount:
         with psycopg.connect(server.dsn()) as connection:
             connection.execute("TABLE kept")
 
-    @pytest.mark.parametrize("victims", ["guardian", "postmaster", "both"])
+    @pytest.mark.parametrize("victim", [Seen.guardian, Seen.postmaster])
     def test_survives_what_is_killed(
-        self, server: EmbeddedServer, seen: Seen, victims: str
+        self, server: EmbeddedServer, seen: Seen, victim: Callable[[Seen], psutil.Process]
     ) -> None:
         with psycopg.connect(server.dsn()) as connection:
             connection.execute("CREATE TABLE kept ()")
-        guardian, postmaster = seen.guardian(), seen.postmaster()
-        for process in {"guardian": [guardian], "postmaster": [postmaster]}.get(
-            victims, [guardian, postmaster]
-        ):
-            process.kill()
+        victim(seen).kill()
         with psycopg.connect(server.dsn()) as connection:
             connection.execute("TABLE kept")
 

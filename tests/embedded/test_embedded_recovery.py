@@ -176,15 +176,13 @@ class TestLitter:
             abandoned.close()
             assert kept(server.dsn())
 
-    @pytest.mark.parametrize("content", ["", "99999999999999999999\n"])
-    def test_a_pid_file_that_says_nothing(
-        self, server: EmbeddedServer, seen: Seen, content: str
-    ) -> None:
+    def test_a_pid_file_that_says_nothing(self, server: EmbeddedServer, seen: Seen) -> None:
         keep(server.dsn())
-        server.leave()
-        seen.await_end()
-        (seen.rooms.data / "postmaster.pid").write_text(content)
-        assert kept(server.dsn())
+        for content in ("", "99999999999999999999\n"):
+            server.leave()
+            seen.await_end()
+            (seen.rooms.data / "postmaster.pid").write_text(content)
+            assert kept(server.dsn())
 
     def test_half_a_data_folder(self, server: EmbeddedServer, seen: Seen) -> None:
         (seen.rooms.folder / "data.new" / "base").mkdir(parents=True)
