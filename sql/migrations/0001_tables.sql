@@ -94,9 +94,10 @@ create table pgbus.published (
 );
 create index published_at on pgbus.published using brin (published_at);
 
--- Temporary queues of `pgbus tail`: they count in nobody's receipt, and go with their session.
+-- Temporary queues of `pgbus tail`, called pgbus_tail_<id in 8 hexadecimal digits>: they count in
+-- nobody's receipt, and go with their session, which holds the advisory lock (1885823604, id). The
+-- lock and not the session's backend: only some roles may see when another role's backend started.
 create table pgbus.tail (
-    queue text primary key,
-    backend integer not null,
-    backend_start timestamptz not null
+    id integer primary key,             -- random
+    started_at timestamptz not null default clock_timestamp()
 );

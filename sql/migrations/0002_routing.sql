@@ -28,13 +28,40 @@ begin
 end
 $function$;
 
+-- The id of a tail's queue, or null for any other queue.
+create function pgbus.tail_id(p_queue text) returns integer
+language sql immutable strict set search_path = pg_catalog, pg_temp
+return case when p_queue ~ '^pgbus_tail_[0-9a-f]{8}$'
+    then ('x' || right(p_queue, 8))::bit(32)::integer end;
+
+-- Show events to a tail. Whatever is wrong with it is none of the publisher's business; where its
+-- session is gone (nobody holds its lock), its queue must not grow until somebody drops it.
+create function pgbus.feed_tail(p_queue text, p_bodies text[], p_headers text[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+begin
+    if p_bodies is null then
+        return;
+    end if;
+    if pg_try_advisory_xact_lock_shared(1885823604, pgbus.tail_id(p_queue)) then
+        return;
+    end if;
+    execute format(
+        'insert into pgmq.%I (vt, message, headers) '
+        'select clock_timestamp(), e.body::jsonb, e.header::jsonb '
+        'from unnest($1, $2) with ordinality as e(body, header, n) order by e.n', 'q_' || p_queue)
+    using p_bodies, p_headers;
+exception when undefined_table or insufficient_privilege then
+    null;
+end
+$function$;
+
 -- Store events and say where they went.
 --   known, topics, routes: for each distinct topic the queues (joined by commas) that the client
 --     remembers from generation `known`, or null
 --   topic, body, header: for each event, the index of its topic, its body and its headers
 --   ids, dedup_window: for each event the id its caller gave, or null; the whole array null if none
 --   due, delay: for each event when it falls due, or in how many seconds; null arrays if none waits
---   strict: store nothing where a topic has no queue
+--   strict: store nothing where a topic has no queue (a tail's does not count)
 -- Returns the generation and routes to remember, and the indexes of duplicates.
 -- Client-side memory rather than a table of routes: it needs no write, so no snapshot can be too old.
 create function pgbus.publish(
@@ -69,7 +96,10 @@ begin
         into generation, queues
         from pgbus.routing r;
     duplicates := '{}';
-    if strict and '' = any(queues) then
+    if strict and exists (
+        select from unnest(queues) as r(list)
+        where btrim(regexp_replace(r.list, 'pgbus_tail_[0-9a-f]{8}', '', 'g'), ',') = ''
+    ) then
         return;
     end if;
 
@@ -107,7 +137,11 @@ begin
         select distinct q.name from unnest(queues) as r(list), unnest(string_to_array(r.list, ',')) as q(name)
         order by q.name
     loop
-        if cardinality(topics) = 1 and cardinality(skipped) = 0 then
+        if starts_with(queue, 'pgbus_tail_') then
+            perform pgbus.feed_tail(queue, array_agg(e.body order by e.n), array_agg(e.header order by e.n))
+            from unnest(topic, body, header) with ordinality as e(topic, body, header, n)
+            where queue = any (string_to_array(queues[e.topic], ',')) and e.n <> all (skipped);
+        elsif cardinality(topics) = 1 and cardinality(skipped) = 0 then
             execute format(
                 'insert into pgmq.%I (vt, message, headers) '
                 'select clock_timestamp(), e.body::jsonb, e.header::jsonb '

@@ -86,6 +86,7 @@ begin
         where not exists (select from pgbus.worker w where w.id = l.worker and w.dead_at is null)
     ) o;
     delete from pgbus.worker w where w.dead_at < clock_timestamp() - interval '1 day';
+    perform pgbus.sweep_tails();
 end
 $function$;
 
@@ -125,7 +126,11 @@ begin
         select distinct q.name from pgbus.scheduled s, unnest(s.queues) as q(name)
         where s.id = any (due) order by q.name
     loop
-        if to_regclass(format('pgmq.%I', 'q_' || lower(queue))) is not null then
+        if starts_with(queue, 'pgbus_tail_') then
+            perform pgbus.feed_tail(queue, array_agg(s.body::text order by s.due_at, s.id),
+                array_agg(s.headers::text order by s.due_at, s.id))
+            from pgbus.scheduled s where s.id = any (due) and queue = any (s.queues);
+        elsif to_regclass(format('pgmq.%I', 'q_' || lower(queue))) is not null then
             execute format(
                 'insert into pgmq.%I (vt, message, headers) '
                 'select clock_timestamp(), s.body, s.headers from pgbus.scheduled s '

@@ -115,3 +115,78 @@ begin
     return dropped;
 end
 $function$;
+
+-- Bind a temporary queue to the patterns (already expanded), for as long as this session lives.
+create function pgbus.start_tail(p_id integer, p_patterns text[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+declare
+    queue text := 'pgbus_tail_' || lpad(to_hex(p_id), 8, '0');
+begin
+    -- Before anything can be seen: who sees the tail must find its lock held.
+    if not pg_try_advisory_lock(1885823604, p_id) then
+        raise exception 'tail % runs already', p_id using errcode = 'duplicate_object';
+    end if;
+    -- A live tail asks several times a second. A stopped one must not fill the disk.
+    perform set_config('idle_session_timeout', '2min', false);
+    insert into pgbus.tail (id) values (p_id);
+    perform pgmq.create_unlogged(queue);
+    -- Publishers of other roles and other clients must not fail because of it.
+    execute format('grant insert, select (msg_id) on pgmq.%I to public', 'q_' || queue);
+    insert into pgmq.topic_bindings (pattern, queue_name)
+    select distinct x.pattern, queue from unnest(p_patterns) as x(pattern);
+end
+$function$;
+
+-- Take what a tail has not shown yet, oldest first.
+create function pgbus.read_tail(p_id integer, p_limit integer)
+returns table (msg_id bigint, enqueued_at timestamptz, message text, headers text)
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+begin
+    return query execute format(
+        'with gone as (delete from pgmq.%1$I d where d.msg_id in ('
+        'select m.msg_id from pgmq.%1$I m order by m.msg_id limit $1) returning d.*) '
+        'select g.msg_id, g.enqueued_at, g.message::text, g.headers::text from gone g order by g.msg_id',
+        'q_pgbus_tail_' || lpad(to_hex(p_id), 8, '0')) using p_limit;
+end
+$function$;
+
+-- Let go of this session's tail: nothing is sent to it any more, and sweep_tails may drop it.
+create function pgbus.stop_tail(p_id integer) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+begin
+    delete from pgmq.topic_bindings
+    where queue_name = 'pgbus_tail_' || lpad(to_hex(p_id), 8, '0');
+    perform pg_advisory_unlock(1885823604, p_id);
+end
+$function$;
+
+-- Drop the queues of tails whose session is gone, however it went; returns those it had to leave.
+-- It waits for nobody, and whoever waits for it waits for a moment: first nothing more is sent to
+-- the queue; while transactions that wrote to it are open, dropping it is left to the next round.
+create function pgbus.sweep_tails() returns setof integer
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '50ms' as $function$
+declare
+    dead integer;
+    queue text;
+begin
+    for dead in select t.id from pgbus.tail t order by t.id loop
+        continue when not pg_try_advisory_xact_lock(1885823604, dead);
+        queue := 'pgbus_tail_' || lpad(to_hex(dead), 8, '0');
+        begin
+            delete from pgmq.topic_bindings b where b.queue_name = queue;
+        exception when lock_not_available or insufficient_privilege then
+            return next dead;
+            continue;
+        end;
+        begin
+            if to_regclass(format('pgmq.%I', 'q_' || queue)) is not null then
+                execute format('lock table pgmq.%I in access exclusive mode nowait', 'q_' || queue);
+                perform pgmq.drop_queue(queue);
+            end if;
+            delete from pgbus.tail t where t.id = dead;
+        exception when lock_not_available or insufficient_privilege then
+            return next dead;
+        end;
+    end loop;
+end
+$function$;

@@ -10,6 +10,8 @@ import re
 from pgbus.errors import InvalidName, InvalidTopic
 
 DEAD_LETTER_SUFFIX = "_dlq"
+TAIL_PREFIX = "pgbus_tail_"
+"""What the temporary queues of ``pgbus tail`` begin with: they are nobody's subscriptions."""
 MAX_NAME = 43
 MAX_TOPIC = 255
 
@@ -21,7 +23,8 @@ def check_name(name: str) -> str:
     """Return ``name`` if a subscription can be called so.
 
     Raises:
-        InvalidName: it is not ``[a-z][a-z0-9_]*``, longer than 43 characters, or ends in ``_dlq``.
+        InvalidName: it is not ``[a-z][a-z0-9_]*``, longer than 43 characters, ends in ``_dlq``, or
+            begins with ``pgbus_tail_``.
     """
     if _NAME.fullmatch(name) is None:
         raise InvalidName(
@@ -32,6 +35,11 @@ def check_name(name: str) -> str:
         raise InvalidName(
             f"{name!r} cannot name a subscription: the ending {DEAD_LETTER_SUFFIX!r} is kept for "
             "dead-letter queues"
+        )
+    if name.startswith(TAIL_PREFIX):
+        raise InvalidName(
+            f"{name!r} cannot name a subscription: the beginning {TAIL_PREFIX!r} is kept for the "
+            "queues of 'pgbus tail'"
         )
     return name
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from pgbus.core.codec import Encoded
 from pgbus.errors import Unroutable
 from pgbus.model.envelope import Receipt
+from pgbus.model.names import TAIL_PREFIX
 from pgbus.store.arrays import numbers
 from pgbus.store.query import Operation, Query, ask_one
 from pgbus.store.routes import Routes
@@ -63,15 +64,10 @@ def publish(
         )
     )
     routes.learn(stored.generation, topics, stored.queues)
-    if strict and "" in stored.queues:
-        lost = ", ".join(
-            topic for topic, queues in zip(topics, stored.queues, strict=True) if not queues
-        )
+    counts = {topic: _count(queues) for topic, queues in zip(topics, stored.queues, strict=True)}
+    if strict and 0 in counts.values():
+        lost = ", ".join(topic for topic, count in counts.items() if not count)
         raise Unroutable(f"no subscription matches {lost}; nothing of this call was published")
-    counts = {
-        topic: queues.count(",") + 1 if queues else 0
-        for topic, queues in zip(topics, stored.queues, strict=True)
-    }
     duplicates = {id(kept[index - 1]) for index in stored.duplicates}
     receipts = []
     for index, event in enumerate(events):
@@ -79,6 +75,15 @@ def publish(
         queues = 0 if duplicate else counts[event.topic]
         receipts.append(Receipt(event.id, event.topic, queues, duplicate))
     return receipts
+
+
+def _count(queues: str) -> int:
+    """Return how many queues there are, but for those of ``pgbus tail``."""
+    if not queues:
+        return 0
+    if TAIL_PREFIX not in queues:
+        return queues.count(",") + 1
+    return sum(not queue.startswith(TAIL_PREFIX) for queue in queues.split(","))
 
 
 def _repeated(events: Sequence[Encoded]) -> set[int]:
