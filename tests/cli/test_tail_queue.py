@@ -27,7 +27,7 @@ def watcher(bus_dsn: str) -> Iterator[psycopg.Connection]:
 
 def tail_queues(connection: psycopg.Connection) -> list[str]:
     rows = connection.execute(
-        "select tablename from pg_tables where schemaname = 'pgmq' and tablename like 'q_pgbus_tail%'"
+        "select relname from pg_class where relkind = 'r' and relname like 'q_pgbus_tail%'"
     )
     return [row[0] for row in rows]
 
@@ -72,7 +72,7 @@ def test_it_makes_nothing_routable(
 
     bus.declare()
     for _ in range(2):
-        with pytest.raises(Unroutable, match="matches nobody.cares;"):
+        with pytest.raises(Unroutable, match=r"matches nobody\.cares;"):
             bus.publish_many([Outgoing("orders.paid", {}), Outgoing("nobody.cares", {})])
     assert run(watcher, tail.read(number, 10)) == []
     assert bus.publish("orders.paid", {}).queues == 1

@@ -1,0 +1,5 @@
+"""``python -m pgbus.cli``: the same as the command ``pgbus``."""
+
+from pgbus.cli import main
+
+main()
