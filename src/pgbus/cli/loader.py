@@ -56,8 +56,8 @@ def _exists(module_name: str) -> bool:
     try:
         return find_spec(module_name) is not None
     except ModuleNotFoundError as error:
-        if error.name == parent:
-            return False  # a module that is no package
+        if error.name in (parent, module_name):
+            return False  # the parent is a module, but no package
         raise
     except ValueError:
         return module_name in sys.modules

@@ -19,8 +19,10 @@ TILLS = 3
 OPEN_ORDERS = 60
 """How many orders are under way at the same time: their events interleave."""
 LARGEST_BATCH = 12
-SECONDS = 4.5
-"""How long the shop is open, where the machine keeps up."""
+PACE = 0.0015
+"""Seconds between two events, at most …"""
+LONGEST = 4.5
+"""… and how long the shop is open at most, where the machine keeps up."""
 UNKNOWN_CURRENCY = "GALLEONS"
 
 _CUSTOMERS = ("Ada", "Edsger", "Grace", "Barbara", "Donald", "Radia", "Tony", "Leslie")
@@ -37,17 +39,18 @@ def invent(events: int, seed: int) -> list[AnyOrderEvent]:
     story: list[AnyOrderEvent] = []
     under_way: list[list[AnyOrderEvent]] = []
     number = 0
-    poisoned = False
+    poisoned: list[AnyOrderEvent] | None = None
     while len(story) < events:
-        if len(under_way) < OPEN_ORDERS:
+        if len(under_way) < min(OPEN_ORDERS, events // 10):
             number += 1
             order = _order(random_, f"{number:05}")
             # Early and not at once, so that later events can be seen to wait behind it.
-            if not poisoned and number > events // 40 and len(order) == 3:
-                order = _poisoned(order)
-                poisoned = True
+            if poisoned is None and number > events // 40 and len(order) == 3:
+                order = poisoned = _poisoned(order)
             under_way.append(order)
         order = random_.choice(under_way)
+        if poisoned and len(story) > events // 3:
+            order = poisoned  # it must not be cut off by the end of a short story
         story.append(order.pop(0))
         if not order:
             under_way.remove(order)
@@ -99,7 +102,7 @@ class Shop:
     def __init__(self, bus: Bus, story: Sequence[AnyOrderEvent], stop: threading.Event) -> None:
         self._bus = bus
         self._stop = stop
-        self._pace = SECONDS / max(1, len(story))
+        self._pace = min(PACE, LONGEST / max(1, len(story)))
         self._lock = threading.Lock()
         self.receipts: list[Receipt] = []
         self.error: PgbusError | None = None
