@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import deque
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from pgbus import Bus, PgbusError, SubscriptionStatus
 from pgbus.demo.ledger import Item, News, Page
+from pgbus.demo.meter import HISTORY, Meter
 from pgbus.demo.shop import Shop
 from pgbus.demo.staff import PATTERNS, Staff
 from pgbus.demo.verdict import Verdict
@@ -22,44 +22,12 @@ FRAMES = 10
 """Pictures a second; the counters are the process's own."""
 STATUS = 0.4
 """Seconds between two questions to the database."""
-BARS = "▁▂▃▄▅▆▇█"
-HISTORY = 14
 HEADLINES = 4
 NEWS = 6
 WIDE = 96
 """Columns from which sparklines are shown."""
 LINE_EVERY = 1.0
 """Seconds between two plain lines."""
-
-
-class Meter:
-    """How fast a counter runs; :meth:`read` is to be called regularly."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
-        self._history: deque[float] = deque([0.0] * HISTORY, maxlen=HISTORY)
-        self._noted = time.monotonic()
-
-    def read(self, value: int) -> float:
-        """Return events a second over the last second."""
-        now = time.monotonic()
-        self._samples.append((now, value))
-        while len(self._samples) > 2 and now - self._samples[0][0] > 1.0:
-            self._samples.popleft()
-        then, before = self._samples[0]
-        rate = (value - before) / (now - then) if now > then else 0.0
-        if now - self._noted >= 0.4:
-            self._noted = now
-            self._history.append(rate)
-        return rate
-
-    def spark(self) -> str:
-        """Return the last seconds as little bars."""
-        most = max(*self._history, 1.0)
-        return "".join(
-            BARS[min(len(BARS) - 1, round(rate / most * (len(BARS) - 1)))] if rate else " "
-            for rate in self._history
-        )
 
 
 class Scene:
