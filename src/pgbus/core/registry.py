@@ -29,7 +29,7 @@ TypeKey = tuple[str, int]
 _JSON_TYPES = (dict, list, str, int, float, bool)
 
 
-class UnknownType(PgbusError):  # noqa: N818 - it decides, and is no fault of anyone's
+class UnknownType(PgbusError):
     """An event whose topic or version the handler does not know. Caught by the worker."""
 
     def __init__(self, topic: str, version: int | None) -> None:
