@@ -18,10 +18,21 @@ create table pgbus.template (
     body text not null
 );
 
+-- The text of JSON, or null where it is longer than PostgreSQL can make: 80 KB of `1e131071,` are.
+create function pgbus.readable(p_json jsonb) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $function$
+begin
+    return p_json::text;
+exception when program_limit_exceeded then
+    return null;
+end
+$function$;
+
 insert into pgbus.template (name, body) values ('take', $template$
 create or replace function pgbus.:function(
     p_worker bigint, p_token bigint, p_from bigint, p_lanes integer, p_quantity integer,
-    p_bytes bigint, p_suspect boolean, p_awake boolean
+    p_bytes bigint, p_suspect boolean, p_awake boolean,
+    p_careful boolean   -- some body or header cannot be made text of: null for those
 )
 -- One row a message, in order within its lane; a row without msg_id for a lane that turned out to
 -- be empty (the caller gives it back); and a first row without lane whose msg_id is the last lane
@@ -106,17 +117,24 @@ begin
         return;
     end if;
 
+    -- Every lane won has its first row here, if only to say that it is not available: an empty one,
+    -- or one that the byte limit cut off. The caller gives it back.
     return query
-    select r.lane, r.msg_id, r.available, r.enqueued_at, r.message::text, r.headers::text,
+    select r.lane, r.msg_id, r.available and r.within, r.enqueued_at,
+        case when not r.within then null when p_careful then pgbus.readable(r.message)
+            else r.message::text end,
+        case when not r.within then null when p_careful then pgbus.readable(r.headers)
+            else r.headers::text end,
         r.failures, r.deaths, r.suspect
     from (
         select x.lane, n.msg_id,
             n.vt <= clock_timestamp()
                 and (x.suspect is not null or coalesce(a.suspected + a.deaths, 0) = 0) as available,
             n.enqueued_at, n.message, n.headers, a.failures, a.deaths, x.suspect is not null as suspect,
-            row_number() over all_rows as position,
-            sum(pg_column_size(n.message)) over all_rows as bytes
-        from unnest(won, suspects) as x(lane, suspect)
+            lag(x.place) over so_far is distinct from x.place as first,
+            row_number() over so_far = 1
+                or sum(coalesce(pg_column_size(n.message), 0)) over so_far <= p_bytes as within
+        from unnest(won, suspects) with ordinality as x(lane, suspect, place)
         left join lateral (
             select m.msg_id, m.vt, m.enqueued_at, m.message, m.headers from pgmq.:queue m
             where :lane = x.lane and m.msg_id >= coalesce(x.suspect, 0) :still_parked
@@ -124,9 +142,9 @@ begin
             limit case when x.suspect is null then p_quantity else 1 end
         ) n on true
         left join pgbus.attempt a on a.subscription = :id and a.msg_id = n.msg_id
-        window all_rows as (rows unbounded preceding)
+        window so_far as (rows unbounded preceding)
     ) r
-    where r.msg_id is null or r.bytes <= p_bytes or r.position = 1;
+    where r.within or r.first;
 end
 $function$
 $template$);

@@ -5,23 +5,16 @@ create function pgbus.declare(p_name text, p_ordered boolean, p_park boolean) re
 language plpgsql set search_path = pg_catalog, pg_temp as $function$
 declare
     s pgbus.subscription;
-    holder text;
     newest integer := (select max(number) from pgbus.migration);
 begin
-    perform pg_advisory_xact_lock(1885823605, hashtext(p_name));
+    perform pg_advisory_xact_lock(1885823606, hashtext(p_name));
     select * into s from pgbus.subscription where name = p_name;
     if found and s.ordered = p_ordered and s.park = p_park and s.template = newest then
         return s.id;
     end if;
-    if s.id is not null and s.ordered <> p_ordered then
+    if s.ordered <> p_ordered then
         -- Lanes of both kinds at once would let two workers into one key.
-        select w.host || ', process ' || w.pid into holder
-        from pgbus.worker_subscription d join pgbus.worker w on w.id = d.worker
-        where d.subscription = s.id and w.dead_at is null limit 1;
-        if holder is not null then
-            raise exception 'subscription % is declared with ordered=% by a running worker (%): stop it first',
-                p_name, s.ordered, holder using errcode = 'object_in_use';
-        end if;
+        perform pgbus.refuse_live(s.id, format('%s (ordered=%s)', p_name, s.ordered));
     end if;
 
     if s.id is null then
@@ -82,6 +75,7 @@ begin
         return '{}';
     end if;
 
+    perform pgbus.reap();
     unwanted := array(
         select b.pattern from pgbus.binding b
         where b.subscription = p_subscription and b.pattern <> all (p_patterns)
@@ -120,6 +114,7 @@ language plpgsql set search_path = pg_catalog, pg_temp as $function$
 declare
     holder text;
 begin
+    perform pgbus.reap();   -- where nobody runs, nobody has yet declared the silent dead
     select w.host || ', process ' || w.pid into holder
     from pgbus.worker_subscription d join pgbus.worker w on w.id = d.worker
     where d.subscription = p_subscription and w.dead_at is null limit 1;
@@ -140,7 +135,7 @@ declare
     events bigint;
     letters bigint;
 begin
-    perform pg_advisory_xact_lock(1885823605, hashtext(p_name));
+    perform pg_advisory_xact_lock(1885823606, hashtext(p_name));
     select id into s from pgbus.subscription where name = p_name for update;
     if not found then
         return null;
@@ -205,7 +200,7 @@ language plpgsql set search_path = pg_catalog, pg_temp as $function$
 declare
     s integer;
 begin
-    perform pg_advisory_xact_lock(1885823605, k)
+    perform pg_advisory_xact_lock(1885823606, k)
     from (select hashtext(n) as k from unnest(array[p_old, p_new]) as x(n) order by 1) locks;
     select id into s from pgbus.subscription where name = p_old for update;
     if not found then

@@ -53,11 +53,16 @@ begin
 end
 $function$;
 
+-- When a worker's lease ends unless it is heard of. After an outage of the server everybody gets one
+-- more lease to come back.
+create function pgbus.ends_at(w pgbus.worker) returns timestamptz
+language sql stable set search_path = pg_catalog, pg_temp
+return greatest(w.expires_at, pg_postmaster_start_time() + w.lease);
+
 -- Declare dead whoever has been silent beyond its lease, and let go of its lanes.
 --
 -- A heartbeat that is executed but not yet committed holds its row's lock, so it is skipped: leases
--- are taken over from workers whose death is recorded, never because two clocks compare so. After an
--- outage of the server everybody gets one more lease to come back.
+-- are taken over from workers whose death is recorded, never because two clocks compare so.
 create function pgbus.reap() returns table (service text, host text, pid integer, lanes integer)
 language plpgsql set search_path = pg_catalog, pg_temp as $function$
 declare
@@ -65,8 +70,7 @@ declare
 begin
     for dead in
         select w.* from pgbus.worker w
-        where w.dead_at is null
-            and greatest(w.expires_at, pg_postmaster_start_time() + w.lease) < clock_timestamp()
+        where w.dead_at is null and pgbus.ends_at(w) < clock_timestamp()
         order by w.id for update skip locked
     loop
         update pgbus.worker w set dead_at = clock_timestamp() where w.id = dead.id;

@@ -52,7 +52,7 @@ language sql stable set search_path = pg_catalog, pg_temp
 begin atomic
     select s.name, c.ready, c.in_flight, c.delayed, c.parked, c.dead_letters, c.oldest_age, (
         select count(*) from pgbus.worker_subscription d join pgbus.worker w on w.id = d.worker
-        where d.subscription = s.id and w.dead_at is null)
+        where d.subscription = s.id and w.dead_at is null and pgbus.ends_at(w) > clock_timestamp())
     from pgbus.subscription s cross join lateral pgbus.counts(s.id) c
     where p_names is null or s.name = any (p_names)
     order by s.name;
@@ -72,7 +72,7 @@ returns table (msg_id bigint, message text, headers text)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $function$
 begin
     return query execute format(
-        'select d.msg_id, d.message::text, d.headers::text from pgmq.%I d '
+        'select d.msg_id, pgbus.readable(d.message), pgbus.readable(d.headers) from pgmq.%I d '
         'where d.msg_id > $1 order by d.msg_id limit $2', 'q_' || p_name || '_dlq')
     using p_after, p_limit;
 end
@@ -145,7 +145,8 @@ begin
     return query execute format(
         'with gone as (delete from pgmq.%1$I d where d.msg_id in ('
         'select m.msg_id from pgmq.%1$I m order by m.msg_id limit $1) returning d.*) '
-        'select g.msg_id, g.enqueued_at, g.message::text, g.headers::text from gone g order by g.msg_id',
+        'select g.msg_id, g.enqueued_at, pgbus.readable(g.message), pgbus.readable(g.headers) '
+        'from gone g order by g.msg_id',
         'q_pgbus_tail_' || lpad(to_hex(p_id), 8, '0')) using p_limit;
 end
 $function$;

@@ -571,7 +571,7 @@ class TestReadHeaders:
             "{}",
             "{",
             b"\xff",
-            '{"id":1,"pgbus-topic":2,"type":[],"pgbus-version":"1","time":"soon","x-pgmq-group":7}',
+            '{"id":1,"pgbus-topic":2,"type":[],"pgbus-version":"1","time":"soon","x-pgmq-group":null}',
             '{"id":"x","pgbus-version":0,"time":"2026-01-31T12:00:00","correlationid":{}}',
             '{"pgbus-version":1.5,"pgbus-dead":{"error":"x"}}',
             '{"pgbus-version":true,"id":null}',
@@ -587,6 +587,11 @@ class TestReadHeaders:
         assert found == dataclasses.replace(
             NOTHING, topic="orders.created", headers={"a": [1, {"b": None}]}
         )
+
+    @pytest.mark.parametrize("group", ["7", "1.50", "true", "[1, 2]", '{"a": null}'])
+    def test_a_group_that_is_no_string_is_its_json_text(self, group: str) -> None:
+        found = read_headers(f'{{"x-pgmq-group":{group},"id":"nope"}}')
+        assert found == dataclasses.replace(NOTHING, key=group)
 
     def test_a_foreign_header_that_cannot_be_decoded_spoils_the_foreign_ones_alone(self) -> None:
         found = read_headers('{"type":"a","x-pgmq-group":"k","b":1,"c":1e400}')

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from pgbus import Bus
-from pgbus.store import workers
-from pgbus.store.query import run
 from pgbus.threads.link import connect, translated
 
 
@@ -24,16 +22,10 @@ def open_bus(dsn: str | None, **settings: Any) -> Iterator[Bus]:
     """
     be_quiet()
     with Bus(dsn, service="pgbus", **settings) as bus:
-        # Fails at once and says why, where the bus's pool would try again for some seconds.
+        # Fails at once and says why, whatever the command does first.
         with translated():
             connect(bus.dsn, name="pgbus").close()
         yield bus
-
-
-def reap(bus: Bus) -> None:
-    """Declare workers dead that fell silent: nobody else may be there to do it."""
-    with translated(), connect(bus.dsn, name="pgbus") as connection:
-        run(connection, workers.reap())
 
 
 def be_quiet() -> None:

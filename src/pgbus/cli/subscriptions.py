@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pgbus.cli.access import open_bus, reap
+from pgbus.cli.access import open_bus
 from pgbus.cli.options import Dsn, Json, Name
 from pgbus.cli.printer import Column, print_table, say, write_json
 from pgbus.model.names import TAIL_PREFIX
@@ -57,7 +57,6 @@ def drop(
     Refused while a running worker uses it.
     """
     with open_bus(dsn) as bus:
-        reap(bus)
         bus.drop_subscription(name, force=force)
     say(f"dropped {name}")
 
@@ -75,6 +74,5 @@ def rename(
     Refused while a running worker uses it.
     """
     with open_bus(dsn) as bus:
-        reap(bus)
         bus.rename_subscription(old, new)
     say(f"renamed {old} to {new}")

@@ -298,7 +298,9 @@ def decode(decoder: "msgspec.json.Decoder[Any]", body: str | bytes | None) -> An
             beyond the interpreter's recursion limit.
     """
     if body is None:
-        raise PayloadError("there is no body: the message is NULL")
+        raise PayloadError(
+            "there is no readable body: it is NULL, or too long for PostgreSQL to show as text"
+        )
     try:
         return decoder.decode(body)
     except MemoryError:
@@ -351,12 +353,19 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
     key: str | None = msgspec.field(default=None, name=envelope.KEY)
 
 
+class _Group(msgspec.Struct, frozen=True, gc=False):
+    """The group alone, whatever it is."""
+
+    value: msgspec.Raw = msgspec.field(default=msgspec.Raw(b"null"), name=envelope.KEY)
+
+
 class _Only(_Known, frozen=True, forbid_unknown_fields=True, gc=False):
     """The headers of an event of pgbus whose publisher added none: decoded in one step."""
 
 
 _ONLY: Final = msgspec.json.Decoder(_Only)
 _KNOWN: Final = msgspec.json.Decoder(_Known)
+_GROUP: Final = msgspec.json.Decoder(_Group)
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
 _FIELDS: Final = {field.encode_name: field.type for field in msgspec.structs.fields(_Known)}
 
@@ -405,8 +414,17 @@ def _read_mixed(raw: str | bytes) -> tuple[_Known, dict[str, Any]]:
             for name, value in found.items()
             if name in _FIELDS
         }
+        group = _try(_GROUP.decode, raw)
+        if group is not None and values.get(envelope.KEY) is None:
+            values[envelope.KEY] = _group_text(group.value)
         known = msgspec.convert(values, _Known)
     return known, own
+
+
+def _group_text(value: msgspec.Raw) -> str | None:
+    """Return the group as the database orders by it: what is no string by its JSON text."""
+    text = bytes(value).decode()
+    return None if text == "null" else text
 
 
 def _try(read: Callable[..., _T], *arguments: Any) -> _T | None:

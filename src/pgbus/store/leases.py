@@ -34,6 +34,8 @@ class Take:
     """Whether a suspect of an earlier worker's death may be among them."""
     awake: bool
     """Whether to say that this process sleeps no longer."""
+    careful: bool = False
+    """Whether a body that PostgreSQL cannot make text of comes as ``None``, which is slower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ def take(wish: Take) -> Operation[Taken]:
             wish.size,
             wish.suspects,
             wish.awake,
+            wish.careful,
         ),
         _Row,
         prepare=None,

@@ -28,7 +28,7 @@ from pgbus.store import migrate, topology
 from pgbus.store.query import run
 from pgbus.threads.administration import Administration
 from pgbus.threads.context import Context, Incident
-from pgbus.threads.dsn import Dsn, check_dsn
+from pgbus.threads.dsn import Dsn
 from pgbus.threads.engine import Engine
 from pgbus.threads.link import connect, translated
 from pgbus.threads.publisher import Publisher
@@ -85,7 +85,6 @@ class Bus(Administration):
             raise ConfigurationError(f"on_unroutable={on_unroutable!r}: use 'ignore' or 'raise'")
         if not timedelta(0) < dedup_window <= timedelta(days=3650):
             raise ConfigurationError("dedup_window: use more than nothing and at most ten years")
-        check_dsn(dsn)
         self._server = find_server(dsn, os.environ.get("PGBUS_DSN"))
         self._given_service = service
         self._service = service or Path(sys.argv[0]).stem or "pgbus"

@@ -27,14 +27,19 @@ def check_dsn(dsn: str | None) -> None:
     """Raise unless ``dsn`` is one, or ``None``.
 
     Raises:
-        ConfigurationError: it is neither a URI nor a connection string.
+        ConfigurationError: it is neither a URI nor a connection string, or would show a password.
     """
     if dsn is None:
         return
     try:
-        conninfo_to_dict(dsn)
+        parts = conninfo_to_dict(dsn)
     except psycopg.Error:
         # libpq's message would quote the string, and with it a password.
         raise ConfigurationError(
             "the DSN is neither a PostgreSQL URI nor a libpq connection string"
         ) from None
+    if "@" in str(parts.get("host", "")):
+        # An error would show the host, and with it the rest of the password.
+        raise ConfigurationError(
+            "the DSN's host holds an '@': write an '@' in the password as %40, in a URI"
+        )

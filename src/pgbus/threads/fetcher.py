@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import psycopg
 
@@ -149,7 +150,8 @@ class Fetcher:
         for subscription in self._subscriptions:
             if subscription.name in rung:
                 subscription.ready = True
-        if None in rung:
+        if rung:
+            # Only the next due moment was known: a poll promotes what is due, and asks for another.
             self._next_poll = 0.0
 
     def _rest(self) -> float:
@@ -178,7 +180,10 @@ class Fetcher:
             awake=subscription.asleep and subscription.streak >= STREAK,
         )
         try:
-            taken = self._link.run(lambda: take(order))
+            try:
+                taken = self._link.run(lambda: take(order))
+            except psycopg.errors.ProgramLimitExceeded:
+                taken = self._link.run(lambda: take(replace(order, careful=True)))
         except psycopg.Error:
             session.doubt(order.token)
             raise

@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import re
 import select
 import socket
 import threading
@@ -28,9 +29,13 @@ CONNECT_TIMEOUT = 10
 STALL = 15.0
 """Seconds after which a statement of the bus's own is taken for a stalled link."""
 
+MOST_TEXT = 500
+_LINES = re.compile(r"\s+")
+_OF_QUEUE = re.compile(r"pgbus\.(?:take|settle|bury)_")
+
 # A session that the server ended, or that turned read-only after a failover, is of no more use.
 _DROP_SESSION = ("25006", "57P01", "57P02", "57P03", "57P05")
-_NOT_INSTALLED = (
+_MISSING = (
     psycopg.errors.UndefinedFunction,
     psycopg.errors.UndefinedTable,
     psycopg.errors.InvalidSchemaName,
@@ -99,17 +104,31 @@ def as_store_error(error: psycopg.Error, *, outcome_unknown: bool = False) -> Pg
     PostgreSQL's messages can quote data, so only its code and kind are repeated; the driver's error
     is the cause.
     """
-    if isinstance(error, _NOT_INSTALLED):
-        return StoreError(NOT_INSTALLED)
+    if isinstance(error, _MISSING):
+        return StoreError(_missing(error))
     if isinstance(error, psycopg.errors.ObjectInUse | psycopg.errors.DuplicateObject):
         return StoreError(str(error.diag.message_primary))
     if error.sqlstate is None:
         text = "PostgreSQL could not be reached, or the connection to it broke"
+        if isinstance(error, psycopg.OperationalError):
+            # libpq's own words: they come before any data is sent, and never hold a password.
+            text += f": {_LINES.sub(' ', str(error))[:MOST_TEXT]}"
     else:
         text = f"PostgreSQL refused: {type(error).__name__} ({error.sqlstate})"
     if outcome_unknown:
         text += "; whether the change was committed is unknown"
     return StoreError(text, outcome_unknown=outcome_unknown)
+
+
+def _missing(error: psycopg.Error) -> str:
+    """Say what is missing: pgbus altogether, or a queue that was dropped meanwhile."""
+    text = error.diag.message_primary or ""
+    if "pgmq.q_" in text or _OF_QUEUE.search(text):
+        return (
+            "a subscription was dropped or renamed while it was in use; publish again, or declare "
+            "it anew with start() or declare()"
+        )
+    return NOT_INSTALLED
 
 
 @contextmanager

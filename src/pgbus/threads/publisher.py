@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from pgbus.core.codec import Encoded, Encoder
 from pgbus.core.ids import RANDOM_BYTES, new_event_id
-from pgbus.errors import StoreError
+from pgbus.errors import PgbusError, StoreError
 from pgbus.model.envelope import Outgoing, Receipt
 from pgbus.model.event import Event
 from pgbus.store.publish import publish
@@ -58,6 +58,7 @@ class Publisher:
         self._name = name
         self._lock = threading.Lock()
         self._last_id: UUID | None = None
+        self._pool_lock = threading.Lock()
         self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
         self._pool_process = 0
         self._pool_dsn = ""
@@ -80,6 +81,17 @@ class Publisher:
             causation_id=causation_id,
         )
 
+    def _encode_all(self, items: Sequence[Event | Outgoing]) -> list[Encoded]:
+        if len(items) == 1:
+            return [self.encode(items[0])]
+        return [self._encode_one(item, number) for number, item in enumerate(items, 1)]
+
+    def _encode_one(self, item: Event | Outgoing, number: int) -> Encoded:
+        try:
+            return self.encode(item)
+        except PgbusError as error:
+            raise type(error)(f"item {number}: {error}") from error
+
     def _new_id(self, now_ms: int) -> UUID:
         with self._lock:
             self._last_id = new_event_id(now_ms, secrets.token_bytes(RANDOM_BYTES), self._last_id)
@@ -99,7 +111,7 @@ class Publisher:
             Unroutable: nothing was stored; the transaction stays usable.
             StoreError: see ``outcome_unknown``.
         """
-        events = [self.encode(item) for item in items]
+        events = self._encode_all(items)
         if connection is None:
             return self.run(lambda: self.operation(events), changes=True)
         try:
@@ -142,12 +154,19 @@ class Publisher:
             pool.putconn(connection)
 
     def _open_pool(self) -> "ConnectionPool[psycopg.Connection[Any]]":
-        with self._lock:
+        with self._pool_lock:
             if self._pool is None or self._pool_process != os.getpid():
+                # Where the database cannot be reached at all, say why at once: the pool would only
+                # know, some seconds later, that it waited.
+                self._connect_once()
                 # A forked child leaves the parent's pool alone: the sockets are the parent's.
                 self._pool_process = os.getpid()
                 self._pool = self._make_pool()
             return self._pool
+
+    def _connect_once(self) -> None:
+        with translated():
+            connect(self._server.dsn(), name=self._name).close()
 
     def _make_pool(self) -> "ConnectionPool[psycopg.Connection[Any]]":
         dsn = self._server.dsn
@@ -166,8 +185,7 @@ class Publisher:
 
     def _diagnose(self) -> StoreError:
         """Say why the pool gave nothing: it only knows that it waited."""
-        with translated():
-            connect(self._server.dsn(), name=self._name).close()
+        self._connect_once()
         return StoreError(
             f"all {POOL_SIZE} connections of the bus were busy for {POOL_TIMEOUT:g} s: publish in "
             "fewer threads, or pass connection="
@@ -175,7 +193,7 @@ class Publisher:
 
     def close(self) -> None:
         """Close the pool; idempotent."""
-        with self._lock:
+        with self._pool_lock:
             pool, self._pool = self._pool, None
             mine = self._pool_process == os.getpid()
         if pool is not None and mine:

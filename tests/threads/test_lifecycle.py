@@ -1,0 +1,332 @@
+"""Starting, stopping, losing the database, losing the lease."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from pgbus import (
+    Bus,
+    ConfigurationError,
+    Context,
+    Event,
+    Incident,
+    Outgoing,
+    Retry,
+    StoreError,
+)
+from tests.servers import PostgresInstance
+from tests.waiting import eventually
+
+
+class Created(Event, topic="orders.created", key="order"):
+    order: str
+    n: int = 0
+
+
+def test_start_and_stop_are_idempotent_and_repeatable(bus: Bus) -> None:
+    handled: list[int] = []
+
+    @bus.subscribe("orders.*", name="billing")
+    def on_order(event: Created) -> None:
+        handled.append(event.n)
+
+    bus.stop()
+    bus.start()
+    bus.start()
+    bus.publish(Created(order="a", n=1))
+    assert bus.wait_idle(10)
+    bus.stop()
+    bus.stop()
+    bus.publish(Created(order="a", n=2))
+    with bus.running():
+        assert bus.wait_idle(10)
+    assert handled == [1, 2]
+
+
+def test_threads_may_start_and_stop_at_once(bus: Bus) -> None:
+    @bus.subscribe("orders.*", name="billing", concurrency=2)
+    def on_order(event: Created) -> None: ...
+
+    def churn() -> None:
+        for _ in range(3):
+            bus.start()
+            bus.stop()
+
+    threads = [threading.Thread(target=churn) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    bus.stop()
+    assert bus.status()[0].workers == 0
+
+
+def test_misuse_is_told_clearly(bus: Bus) -> None:
+    with pytest.raises(ConfigurationError, match="no subscription"):
+        bus.start()
+    with pytest.raises(ConfigurationError, match="patterns"):
+        bus.subscribe()
+
+    @bus.subscribe("orders.*", name="billing")
+    def on_order(event: Created) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="already"):
+        bus.subscribe("orders.x", "orders.created", name="billing")(on_order)
+    with bus.running(), pytest.raises(ConfigurationError, match=r"after start\(\)"):
+        bus.subscribe("orders.created", name="other")(on_order)
+    with pytest.raises(ConfigurationError, match=r"stock\.\*"):
+        bus.subscribe("stock.*", name="other")(on_order)
+
+
+def test_stop_lets_handlers_finish_and_gives_the_rest_back_untouched(bus: Bus) -> None:
+    begun, release = threading.Event(), threading.Event()
+    handled: list[tuple[int, int]] = []
+
+    @bus.subscribe("orders.*", name="billing", concurrency=1)
+    def on_order(event: Created, context: Context) -> None:
+        begun.set()
+        release.wait(10)
+        handled.append((event.n, context.attempt))
+
+    bus.declare()
+    bus.publish_many([Created(order="a", n=n) for n in range(5)])
+    bus.start()
+    assert begun.wait(10)
+    stopper = threading.Thread(target=bus.stop)
+    stopper.start()
+    eventually(lambda: bus._subscriptions[0].closed)
+    release.set()
+    stopper.join(10)
+    assert handled == [(0, 1)]
+    [status] = bus.status()
+    assert (status.ready, status.in_flight, status.workers) == (4, 0, 0)
+    with bus.running():
+        assert bus.wait_idle(10)
+    assert handled == [(n, 1) for n in range(5)]
+
+
+def test_a_handler_that_outlasts_the_grace_counts_as_no_failure(bus: Bus, bus_dsn: str) -> None:
+    begun, release = threading.Event(), threading.Event()
+    attempts: list[int] = []
+
+    @bus.subscribe("orders.*", name="billing", concurrency=2)
+    def on_order(event: Created, context: Context) -> None:
+        attempts.append(context.attempt)
+        begun.set()
+        if len(attempts) == 1:
+            release.wait(30)
+
+    bus.start()
+    bus.publish(Created(order="a"))
+    assert begun.wait(10)
+    bus.stop(timeout=0.1)
+    with psycopg.connect(bus_dsn) as connection:
+        row = connection.execute("select failures, deaths, releases from pgbus.attempt").fetchone()
+    assert row == (0, 0, 1)
+    with bus.running():
+        assert bus.wait_idle(10)
+    assert attempts == [1, 1]
+    release.set()
+
+
+def test_killed_connections_lose_nothing(bus: Bus, bus_dsn: str) -> None:
+    handled: dict[str, list[int]] = {}
+
+    @bus.subscribe("orders.*", name="billing", concurrency=4)
+    def on_order(event: Created) -> None:
+        handled.setdefault(event.order, []).append(event.n)
+
+    storm = (
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        "where application_name like 'pgbus%'"
+    )
+    with bus.running(), psycopg.connect(bus_dsn, autocommit=True) as connection:
+        for n in range(20):
+            eventually(partial(_try_to_publish, bus, n))
+            connection.execute(storm)
+        eventually(lambda: bus.wait_idle(1), timeout=20)
+    for numbers in handled.values():
+        firsts = list(dict.fromkeys(numbers))
+        assert firsts == sorted(firsts)
+        assert set(numbers) == set(range(20))
+
+
+def _try_to_publish(bus: Bus, n: int) -> bool:
+    items = [
+        Outgoing(
+            "orders.created", Created(order=f"o{k}", n=n), key=f"o{k}", id=UUID(int=n * 100 + k)
+        )
+        for k in range(20)
+    ]
+    try:
+        bus.publish_many(items)
+    except StoreError:
+        return False
+    return True
+
+
+def test_a_restarted_server_is_waited_for(
+    own_server: Callable[..., PostgresInstance], caplog: pytest.LogCaptureFixture
+) -> None:
+    server = own_server()
+    handled: list[int] = []
+    with Bus(server.dsn("postgres"), lease=5) as bus:
+        bus.install()
+
+        @bus.subscribe("orders.*", name="billing")
+        def on_order(event: Created) -> None:
+            handled.append(event.n)
+
+        with bus.running():
+            bus.publish(Created(order="a", n=1))
+            eventually(lambda: handled == [1])
+            with caplog.at_level(logging.WARNING):
+                server.kill9()
+                threading.Event().wait(2.5)
+                lines = [one for one in caplog.records if "waits for the database" in one.message]
+                assert 1 <= len(lines) <= 4
+                server.restart()
+            eventually(lambda: _publishes(bus), timeout=10)
+            eventually(lambda: 2 in handled, timeout=10)
+
+
+def _publishes(bus: Bus) -> bool:
+    try:
+        bus.publish(Created(order="a", n=2))
+    except StoreError:
+        return False
+    return True
+
+
+def test_a_worker_declared_dead_loses_its_keys_and_begins_again(
+    make_bus: Callable[..., Bus], bus_dsn: str
+) -> None:
+    bus = make_bus(lease=1.0)
+    incidents: list[Incident] = []
+    bus.on_error(incidents.append)
+    begun, release = threading.Event(), threading.Event()
+    attempts: list[int] = []
+    lost: list[bool] = []
+
+    @bus.subscribe("orders.*", name="billing", concurrency=2)
+    def on_order(event: Created, context: Context) -> None:
+        attempts.append(context.attempt)
+        if len(attempts) == 1:
+            begun.set()
+            release.wait(10)
+            eventually(lambda: context.lease_lost)
+            lost.append(context.lease_lost)
+
+    with bus.running(), psycopg.connect(bus_dsn, autocommit=True) as connection:
+        bus.publish(Created(order="a"))
+        assert begun.wait(10)
+        connection.execute("update pgbus.worker set expires_at = now() - interval '1 hour'")
+        connection.execute("update pgbus.worker set lease = interval '-10 years'")
+        connection.execute("select * from pgbus.reap()")
+        eventually(lambda: len(attempts) == 2)
+        release.set()
+        eventually(lambda: [one.kind for one in incidents] == ["fenced"])
+        assert bus.wait_idle(10)
+    assert lost == [True]
+    assert attempts == [1, 1]
+
+
+def test_a_transactional_handler_that_lost_its_lease_rolls_back(
+    make_bus: Callable[..., Bus], bus_dsn: str
+) -> None:
+    bus = make_bus(lease=1.0)
+    begun, release = threading.Event(), threading.Event()
+    attempts: list[int] = []
+    with psycopg.connect(bus_dsn) as connection:
+        connection.execute("create table effects (n integer)")
+
+    @bus.subscribe("orders.*", name="billing", concurrency=2)
+    def on_order(event: Created, connection: psycopg.Connection[Any], context: Context) -> None:
+        attempts.append(context.attempt)
+        connection.execute("insert into effects values (1)")
+        if len(attempts) == 1:
+            begun.set()
+            release.wait(10)
+
+    with bus.running(), psycopg.connect(bus_dsn, autocommit=True) as connection:
+        bus.publish(Created(order="a"))
+        assert begun.wait(10)
+        connection.execute("update pgbus.worker set dead_at = now()")
+        connection.execute("select * from pgbus.reap()")
+        eventually(lambda: len(attempts) == 2)
+        release.set()
+        assert bus.wait_idle(10)
+        rows = connection.execute("select n from effects").fetchall()
+    assert rows == [(1,)]
+
+
+def test_idle_a_bus_asks_about_once_a_second_and_wakes_in_milliseconds(
+    bus: Bus, bus_dsn: str
+) -> None:
+    handled = threading.Event()
+
+    for name in ("one", "two", "three"):
+
+        @bus.subscribe("orders.*", name=name)
+        def on_order(event: Created) -> None:
+            handled.set()
+
+    with bus.running(), psycopg.connect(bus_dsn, autocommit=True) as connection:
+        count = (
+            "select sum(xact_commit + xact_rollback) from pg_stat_database "
+            "where datname = current_database()"
+        )
+        idle = (
+            "select count(*) filter (where state like 'idle in transaction%%' or xact_start is not "
+            "null and pid <> pg_backend_pid()) from pg_stat_activity "
+            "where application_name like 'pgbus/%%'"
+        )
+        # Two waits of the same length: the first lets the start's statements be counted.
+        threading.Event().wait(2)
+        first = connection.execute(count).fetchone()
+        threading.Event().wait(4)
+        second = connection.execute(count).fetchone()
+        assert first is not None
+        assert second is not None
+        assert second[0] - first[0] <= 4 * 2 + 4
+        assert connection.execute(idle).fetchone() == (0,)
+        bus.publish(Created(order="a"))
+        assert handled.wait(0.5)
+
+
+def test_sigterm_drains_and_a_forked_child_is_refused(bus: Bus) -> None:
+    handled: list[int] = []
+
+    @bus.subscribe("orders.*", name="billing")
+    def on_order(event: Created) -> None:
+        handled.append(event.n)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    bus.declare()
+    bus.publish(Created(order="a", n=1))
+    bus.run(timeout=5)
+    assert handled == [1]
+    assert bus.status()[0].ready == 0
+
+
+def test_retry_delays_ring_on_time(bus: Bus) -> None:
+    attempts: list[int] = []
+
+    @bus.subscribe("orders.*", name="billing", retry=Retry(max_attempts=6, initial=0.02, factor=1))
+    def on_order(event: Created, context: Context) -> None:
+        attempts.append(context.attempt)
+        if context.attempt < 6:
+            raise ValueError
+
+    with bus.running():
+        bus.publish(Created(order="a"))
+        assert bus.wait_idle(3)
+    assert attempts == [1, 2, 3, 4, 5, 6]
