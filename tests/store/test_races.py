@@ -1,0 +1,244 @@
+"""Leases in the dangerous orders, each stepped by hand over connections of its own."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from pgbus.model.delivery import FIRST_LANE, LAST_LANE, Chunk
+from pgbus.store import workers
+from pgbus.store.query import run
+from pgbus.store.settle import LaneSettlement
+from tests.store.queue import Connection, Queue, wait_until_blocked
+from tests.store.worker import Worker, done, ids
+
+Another = Callable[[], Connection]
+
+
+def give_up(chunk: Chunk) -> LaneSettlement:
+    """The first event of a chunk becomes a dead letter."""
+    dead = [(chunk.messages[0].msg_id, '{"tried": 1}')]
+    return LaneSettlement(chunk.lane, chunk.token, release=True, dead=dead)
+
+
+def try_again(chunk: Chunk, delay: float = 60.0) -> LaneSettlement:
+    """The first event of a chunk failed."""
+    again = (chunk.messages[0].msg_id, delay, "failure")
+    return LaneSettlement(chunk.lane, chunk.token, release=True, again=again)
+
+
+@pytest.mark.parametrize("end", ["done", "again", "parked", "death"])
+def test_what_happens_to_a_lane_between_the_walk_and_the_read_of_a_take_counts(
+    end: str, another: Another, connection: Connection, aside: ThreadPoolExecutor
+) -> None:
+    queue = Queue(connection, park=True)
+    front, back = sorted(["a", "b"], key=queue.lane)
+    queue.send(front, back, back)
+    blocker, quick, slow = (Worker(another(), queue) for _ in range(3))
+
+    with blocker.connection.transaction():
+        # The walk of `slow` sees both lanes free; it then waits for the lease of the first.
+        blocker.take(blocker.wish(lanes=1))
+        taking = aside.submit(slow.take)
+        wait_until_blocked(connection, slow.connection)
+        [chunk] = quick.take(quick.wish(start=queue.lane(back))).chunks
+        assert [message.msg_id for message in chunk.messages] == [2, 3]
+        if end == "done":
+            quick.finish(chunk)
+        elif end == "again":
+            quick.settle(try_again(chunk))
+        elif end == "parked":
+            quick.settle(give_up(chunk))
+        else:
+            quick.die()
+
+    taken = taking.result()
+    # The lane was won, but none of its events may be had now: the lease has to go back.
+    assert taken.chunks == []
+    assert taken.empty == [queue.lane(back)]
+    slow.settle(LaneSettlement(queue.lane(back), slow.token, release=True))
+    assert queue.lane(back) not in queue.leases()
+    assert queue.ids() == {"done": [1], "parked": [1, 3]}.get(end, [1, 2, 3])
+
+
+def test_a_lane_that_was_given_back_empty_is_free_for_its_next_event(
+    another: Another, connection: Connection, queue: Queue, aside: ThreadPoolExecutor
+) -> None:
+    front, back = sorted(["a", "b"], key=queue.lane)
+    queue.send(front, back)
+    blocker, quick, slow = (Worker(another(), queue) for _ in range(3))
+    with blocker.connection.transaction():
+        blocker.take(blocker.wish(lanes=1))
+        taking = aside.submit(slow.take)
+        wait_until_blocked(connection, slow.connection)
+        quick.finish(*quick.take(quick.wish(start=queue.lane(back))).chunks)
+    [empty] = taking.result().empty
+    [late] = queue.send(back)
+    assert quick.take().chunks == []  # the lease of `slow` holds, though there was nothing
+    slow.settle(LaneSettlement(empty, slow.token, release=True))
+    assert ids(quick.take()) == [[late]]
+
+
+def test_a_lower_id_that_commits_late_waits_for_the_holder_of_its_key(
+    another: Another, connection: Connection, queue: Queue
+) -> None:
+    late = another()
+    first, second = Worker(another(), queue), Worker(another(), queue)
+    with late.transaction():
+        [lower] = queue.send("k", connection=late)
+        [higher] = queue.send("k")
+        taken = first.take()
+        assert ids(taken) == [[higher]]
+    assert lower < higher
+    assert second.take().chunks == []
+    first.finish(*taken.chunks)
+    assert ids(second.take()) == [[lower]]
+    assert first.take().chunks == []
+
+
+def test_an_acknowledgement_after_a_take_over_changes_nothing(
+    another: Another, queue: Queue
+) -> None:
+    queue.send("k", "k")
+    slow, next_one = Worker(another(), queue), Worker(another(), queue)
+    [stale] = slow.take().chunks
+    slow.die()
+    [fresh] = next_one.take(next_one.wish(quantity=1)).chunks
+    before = (queue.ids(), queue.leases(), queue.attempts(), queue.letters())
+    assert slow.finish(stale) == set()
+    assert slow.settle(give_up(stale)) == set()
+    assert slow.settle(try_again(stale)) == set()
+    assert slow.settle(done(stale, release=False)) == set()
+    assert (queue.ids(), queue.leases(), queue.attempts(), queue.letters()) == before
+    assert next_one.finish(fresh) == {fresh.lane}
+    assert queue.ids() == [2]
+
+
+def test_an_old_token_of_the_same_worker_is_fenced_as_well(another: Another, queue: Queue) -> None:
+    queue.send("k", "k")
+    worker = Worker(another(), queue)
+    [old] = worker.take(worker.wish(quantity=1)).chunks
+    assert run(worker.connection, workers.forget(worker.id, [old.token])) == 1
+    [new] = worker.take(worker.wish(quantity=1)).chunks
+    assert worker.finish(old) == set()
+    assert queue.ids() == [1, 2]
+    assert worker.finish(new) == {new.lane}
+    assert queue.ids() == [2]
+
+
+def test_a_take_over_that_commits_while_the_acknowledgement_waits_wins(
+    another: Another, connection: Connection, queue: Queue, aside: ThreadPoolExecutor
+) -> None:
+    queue.send("k")
+    worker = Worker(another(), queue)
+    [chunk] = worker.take().chunks
+    worker.expire()
+    reaper = another()
+    with reaper.transaction():
+        [dead] = run(reaper, workers.reap())
+        assert dead.lanes == 1
+        settling = aside.submit(worker.finish, chunk)
+        wait_until_blocked(connection, worker.connection)
+    assert settling.result() == set()
+    assert queue.ids() == [1]
+
+
+def test_an_acknowledgement_that_commits_while_the_take_over_waits_wins(
+    another: Another, connection: Connection, queue: Queue, aside: ThreadPoolExecutor
+) -> None:
+    queue.send("k", "l")
+    worker = Worker(another(), queue)
+    acknowledged, held = worker.take().chunks
+    worker.expire()
+    reaper = another()
+    with worker.connection.transaction():
+        assert worker.finish(acknowledged) == {acknowledged.lane}
+        reaping = aside.submit(run, reaper, workers.reap())
+        wait_until_blocked(connection, reaper)
+    reaping.result()
+    [left] = [message.msg_id for message in held.messages]
+    assert queue.ids() == [left]
+    assert queue.leases() == {}
+    assert list(queue.attempts()) == [left]
+
+
+def test_a_heartbeat_executed_in_time_but_committed_late_keeps_every_lease(
+    another: Another, connection: Connection, queue: Queue
+) -> None:
+    queue.send("k")
+    worker = Worker(another(), queue)
+    [chunk] = worker.take().chunks
+    worker.expire()
+    with worker.connection.transaction():
+        worker.connection.execute("update pgbus.worker set lease = '1h' where id = %s", [worker.id])
+        assert worker.heartbeat()
+        # Everybody else still sees the old time, long past.
+        assert run(connection, workers.reap()) == []
+    assert run(connection, workers.reap()) == []
+    assert queue.leases() == {chunk.lane: (worker.id, chunk.token)}
+    assert worker.finish(chunk) == {chunk.lane}
+
+
+def test_a_heartbeat_after_death_says_so_and_brings_nothing_back(
+    another: Another, queue: Queue
+) -> None:
+    queue.send("k")
+    worker = Worker(another(), queue)
+    [chunk] = worker.take().chunks
+    worker.die()
+    assert not worker.heartbeat()
+    assert worker.finish(chunk) == set()
+
+
+def test_two_reapers_at_once_bury_a_worker_once(
+    another: Another, connection: Connection, queue: Queue
+) -> None:
+    queue.send("k")
+    worker, other = Worker(another(), queue), another()
+    worker.take()
+    worker.expire()
+    with other.transaction():
+        assert len(run(other, workers.reap())) == 1
+        assert run(connection, workers.reap()) == []
+    assert run(connection, workers.reap()) == []
+    assert queue.attempts() == {1: (0, 0, 1, 0)}
+
+
+def test_takers_from_everywhere_at_once_win_disjoint_lanes(
+    another: Another, queue: Queue, aside: ThreadPoolExecutor
+) -> None:
+    queue.fill(600, keys=600)
+    takers = [Worker(another(), queue) for _ in range(6)]
+    together = threading.Barrier(len(takers), timeout=10)
+
+    def take_all(number: int, worker: Worker) -> list[int]:
+        won: list[int] = []
+        start = FIRST_LANE + number * (2**64 // len(takers))
+        for _ in range(50):
+            together.wait()
+            taken = worker.take(worker.wish(start=start, lanes=3 + 7 * number))
+            won += [chunk.lane for chunk in taken.chunks]
+            start = FIRST_LANE if taken.resume is None else taken.resume
+        return won
+
+    futures = [aside.submit(take_all, n, worker) for n, worker in enumerate(takers)]
+    won = [lane for future in futures for lane in future.result()]
+    assert len(won) == len(set(won)) == 600
+    assert all(FIRST_LANE <= lane <= LAST_LANE for lane in won)
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_a_take_is_refused_outside_read_committed(
+    level: str, another: Another, queue: Queue
+) -> None:
+    queue.send("k")
+    worker = Worker(another(), queue)
+    wish = worker.wish()
+    worker.connection.execute(f"begin isolation level {level}")
+    with pytest.raises(psycopg.errors.InvalidTransactionState, match="READ COMMITTED"):
+        worker.take(wish)
+    worker.connection.rollback()
+    assert queue.leases() == {}
+    assert len(worker.take(wish).chunks) == 1

@@ -1,0 +1,93 @@
+"""A worker whose every step a test takes by hand."""
+
+import secrets
+
+from pgbus.model.delivery import FIRST_LANE, Chunk
+from pgbus.store import leases, workers
+from pgbus.store.leases import Take, Taken
+from pgbus.store.query import run
+from pgbus.store.settle import LaneSettlement, settle
+from tests.store.queue import Connection, Queue
+
+
+class Worker:
+    """What the threads of a bus do with the store, one operation at a time."""
+
+    def __init__(self, connection: Connection, queue: Queue, *, lease: float = 30.0) -> None:
+        self.connection = connection
+        self.queue = queue
+        self.id = secrets.randbits(63)
+        self.token = 0
+        declared = workers.Declaration(queue.number, (), (), any_type=True)
+        run(connection, workers.start(self.id, "test", "here", 1, lease, [declared]))
+
+    def wish(
+        self,
+        *,
+        start: int = FIRST_LANE,
+        lanes: int = 100,
+        quantity: int = 10,
+        size: int = 2**20,
+        suspects: bool = True,
+        careful: bool = False,
+    ) -> Take:
+        self.token += 1
+        return Take(
+            subscription=self.queue.number,
+            name=self.queue.name,
+            worker=self.id,
+            token=self.token,
+            start=start,
+            lanes=lanes,
+            quantity=quantity,
+            size=size,
+            suspects=suspects,
+            awake=False,
+            careful=careful,
+        )
+
+    def take(self, wish: Take | None = None) -> Taken:
+        wish = wish or self.wish()
+        taken = run(self.connection, leases.take(wish))
+        # Whatever a take leases it must tell: a lease that nobody knows of stays for ever.
+        told = [chunk.lane for chunk in taken.chunks] + taken.empty
+        mine = self.connection.execute(
+            "select lane from pgbus.lease where subscription = %s and worker = %s and token = %s",
+            (self.queue.number, self.id, wish.token),
+        )
+        assert sorted(told) == sorted(lane for (lane,) in mine)
+        return taken
+
+    def settle(self, *lanes: LaneSettlement) -> set[int]:
+        return run(self.connection, settle(self.queue.name, self.id, lanes))
+
+    def finish(self, *chunks: Chunk) -> set[int]:
+        """Acknowledge chunks whole, and let go of their lanes."""
+        return self.settle(*(done(chunk) for chunk in chunks))
+
+    def heartbeat(self) -> bool:
+        return run(self.connection, workers.heartbeat(self.id))
+
+    def expire(self) -> None:
+        """Fall silent, long ago."""
+        self.queue.connection.execute(
+            "update pgbus.worker set lease = interval '0', expires_at = '-infinity' where id = %s",
+            (self.id,),
+        )
+
+    def die(self) -> None:
+        """Fall silent, and be found."""
+        self.expire()
+        run(self.queue.connection, workers.reap())
+
+
+def done(chunk: Chunk, *, release: bool = True) -> LaneSettlement:
+    """Every event of a chunk was handled."""
+    ids = [message.msg_id for message in chunk.messages]
+    troubled = any(message.troubled for message in chunk.messages)
+    return LaneSettlement(chunk.lane, chunk.token, release, done=ids, troubled=troubled)
+
+
+def ids(taken: Taken) -> list[list[int]]:
+    """The message ids of each chunk, the chunks in order of their first."""
+    return sorted([message.msg_id for message in chunk.messages] for chunk in taken.chunks)
