@@ -1,0 +1,63 @@
+"""What a statement read, counted by PostgreSQL itself within one transaction."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg import sql
+
+from pgbus.store.query import Operation
+from tests.store.queue import Connection
+
+_COUNTERS = """
+select c.relname, c.relkind = 'i',
+    coalesce(pg_stat_get_xact_numscans(c.oid), 0),
+    coalesce(pg_stat_get_xact_tuples_returned(c.oid), 0)
+from pg_class c
+where c.relnamespace in ('pgmq'::regnamespace, 'pgbus'::regnamespace) and c.relkind in ('r', 'i')
+"""
+
+
+@dataclass
+class Reading:
+    """Of one transaction, by the names of tables and indexes."""
+
+    scanned: dict[str, int] = field(default_factory=dict)
+    """The tables that were read from end to end, and how many rows of them."""
+    used: dict[str, int] = field(default_factory=dict)
+    """The indexes that were used, and how many of their entries were read."""
+
+    @property
+    def total(self) -> int:
+        return sum(self.scanned.values()) + sum(self.used.values())
+
+
+@contextmanager
+def metered(connection: Connection) -> Iterator[Reading]:
+    """Run a block in a transaction and read its meter at the end."""
+    reading = Reading()
+    with connection.transaction():
+        before = _read(connection)
+        yield reading
+        for name, (index, scans, rows) in _read(connection).items():
+            old_scans, old_rows = before[name][1:]
+            if scans > old_scans:
+                (reading.used if index else reading.scanned)[name] = rows - old_rows
+
+
+def _read(connection: Connection) -> dict[str, tuple[bool, int, int]]:
+    rows = connection.execute(_COUNTERS).fetchall()
+    return {name: (index, scans, tuples) for name, index, scans, tuples in rows}
+
+
+def buffers(connection: Connection, operation: Operation[Any]) -> int:
+    """Execute the one query of an operation; return how many pages it touched."""
+    query = next(operation)
+    operation.close()
+    explained = connection.execute(
+        sql.SQL("explain (analyze, buffers, format json) ") + query.text, query.parameters
+    ).fetchone()
+    assert explained is not None
+    plan = explained[0][0]["Plan"]
+    return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])

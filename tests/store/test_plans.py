@@ -1,0 +1,189 @@
+"""What leases cost must not depend on the backlog, whatever the planner believes of it."""
+
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from pgbus.model.delivery import Chunk
+from pgbus.store import leases, workers
+from pgbus.store.query import run
+from tests.servers import Server
+from tests.store.meter import buffers, metered
+from tests.store.queue import Connection, Queue
+from tests.store.worker import Worker, done
+
+LANE, PRIMARY = "pgbus_lane_billing", "q_billing_pkey"
+BACKLOG, KEYS = 200_000, 4_000
+
+
+def still(connection: Connection, *tables: str) -> None:
+    """Keep autovacuum from gathering statistics at a moment of its own."""
+    for table in tables:
+        connection.execute(f"alter table {table} set (autovacuum_enabled = off)")
+
+
+def lone_queue(connection: Connection) -> Queue:
+    queue = Queue(connection)
+    still(connection, "pgmq.q_billing", "pgbus.lease", "pgbus.attempt", "pgbus.scheduled")
+    return queue
+
+
+@pytest.fixture(scope="module")
+def long_backlog(server: Server, installed_template: str) -> Iterator[str]:
+    """A database to copy: 200,000 events of 4,000 keys, analyzed."""
+    dsn = server.create_database(installed_template)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        lone_queue(connection).fill(BACKLOG, KEYS)
+        connection.execute("analyze pgmq.q_billing")
+    yield str(conninfo_to_dict(dsn)["dbname"])
+    server.drop_database(dsn)
+
+
+@pytest.fixture(params=["fresh", "grown unnoticed", "shrunk unnoticed", "long"])
+def any_queue(
+    request: pytest.FixtureRequest,
+    new_database: Callable[[str], str],
+    installed_template: str,
+    long_backlog: str,
+    connect: Callable[[str], Connection],
+) -> Queue:
+    """Queues of which the planner knows nothing, the wrong thing, or the truth."""
+    big = request.param in ("long", "shrunk unnoticed")
+    connection = connect(new_database(long_backlog if big else installed_template))
+    queue = lone_queue(connection)
+    match request.param:
+        case "fresh":
+            queue.fill(1_000, keys=500)
+        case "grown unnoticed":
+            connection.execute("analyze")
+            queue.fill(20_000, keys=4_000)
+        case "shrunk unnoticed":
+            connection.execute("delete from pgmq.q_billing where msg_id > 1000")
+            connection.execute("vacuum pgmq.q_billing")
+    return queue
+
+
+@pytest.mark.parametrize("lanes", [10, 300])
+def test_taking_and_settling_use_their_indexes_alone(any_queue: Queue, lanes: int) -> None:
+    worker = Worker(any_queue.connection, any_queue)
+    for _ in range(7):  # beyond the fifth execution a plan may become generic
+        wish = worker.wish(lanes=lanes, quantity=2)
+        with metered(worker.connection) as reading:
+            taken = run(worker.connection, leases.take(wish))
+        assert reading.scanned == {}
+        assert set(reading.used) <= {LANE, "lease_pkey", "attempt_pkey"}
+        assert reading.used[LANE] <= 5 * lanes + 50
+        if len(taken.chunks) < 3:
+            break
+        with metered(worker.connection) as reading:
+            settle_mixed(worker, taken.chunks)
+        assert reading.scanned == {}
+        assert set(reading.used) == {PRIMARY, "lease_pkey", "attempt_pkey"}
+
+
+def settle_mixed(worker: Worker, chunks: list[Chunk]) -> None:
+    """Acknowledge most; keep a lane, retry one, make a dead letter of one."""
+    settlements = [done(chunk) for chunk in chunks]
+    kept, again, dead = settlements[:3]
+    kept.release = False
+    again.done, again.again = [], (again.done[0], 60.0, "failure")
+    dead.done, dead.dead = [], [(dead.done[0], '{"tried": 1}')]
+    dead.troubled = True
+    assert len(worker.settle(*settlements)) == len(chunks)
+
+
+def test_burying_uses_its_indexes_alone(any_queue: Queue) -> None:
+    worker = Worker(any_queue.connection, any_queue)
+    worker.take(worker.wish(lanes=400, quantity=2))
+    worker.expire()
+    with metered(any_queue.connection) as reading:
+        run(any_queue.connection, workers.reap())
+    assert not {"q_billing", "attempt"} & set(reading.scanned)
+    assert reading.used[LANE] <= 400 * 3
+
+
+def cost(queue: Queue) -> tuple[int, int, int]:
+    """What a take of 10 keys with 10 events each reads, its settlement reads, and it touches."""
+    worker = Worker(queue.connection, queue)
+    # Once before: the first call also reads the catalog.
+    worker.finish(*worker.take(worker.wish(lanes=10)).chunks)
+    wish = worker.wish(lanes=10)
+    with metered(queue.connection) as taking:
+        taken = run(queue.connection, leases.take(wish))
+    assert [len(chunk.messages) for chunk in taken.chunks] == [10] * 10
+    with metered(queue.connection) as settling:
+        worker.finish(*taken.chunks)
+    return (
+        taking.total,
+        settling.total,
+        buffers(queue.connection, leases.take(worker.wish(lanes=10))),
+    )
+
+
+@pytest.mark.parametrize("backlog", ["many keys", "one key in flight in front"])
+def test_a_lease_costs_as_much_in_a_long_backlog_as_in_a_short_one(
+    backlog: str,
+    queue: Queue,
+    new_database: Callable[[str], str],
+    long_backlog: str,
+    connect: Callable[[str], Connection],
+) -> None:
+    queue.fill(1_000, keys=50)
+    crowded = Queue(connect(new_database(long_backlog)))
+    if backlog != "many keys":
+        make_hot(crowded, "k1", 100_000)
+        holder = Worker(crowded.connection, crowded)
+        holder.take(holder.wish(start=crowded.lane("k1"), lanes=1))
+        make_hot(queue, "k1", 1)
+    short, long = cost(queue), cost(crowded)
+    assert long[0] <= short[0] + 10
+    assert long[1] <= short[1] + 10
+    assert long[2] <= 2 * short[2]  # the indexes are a level or two deeper
+
+
+def make_hot(queue: Queue, key: str, events: int) -> None:
+    """Let a key have so many events, the oldest of all."""
+    queue.connection.execute(
+        "insert into pgmq.q_billing (msg_id, vt, message, headers) overriding system value "
+        "select -n, clock_timestamp(), '1', jsonb_build_object('x-pgmq-group', %s::text) "
+        "from generate_series(1, %s) n",
+        (key, events),
+    )
+
+
+@pytest.mark.xfail(
+    reason="pgbus.poll and pgbus.promote compare with clock_timestamp(), which is volatile: no "
+    "index can be searched for it, and each look reads the whole queue or schedule"
+)
+@pytest.mark.parametrize("waiting", ["visible", "delayed", "scheduled"])
+def test_an_idle_look_costs_the_same_whatever_waits(
+    waiting: str,
+    new_database: Callable[[str], str],
+    installed_template: str,
+    connect: Callable[[str], Connection],
+) -> None:
+    queue = lone_queue(connect(new_database(installed_template)))
+    statement = {
+        "visible": "insert into pgmq.q_billing (vt, message) select clock_timestamp(), '1'",
+        "delayed": "insert into pgmq.q_billing (vt, message) select 'infinity', '1'",
+        "scheduled": "insert into pgbus.scheduled (due_at, queues, body, headers) "
+        "select '2999-12-31', '{billing}', '1', '{}'",
+    }[waiting]
+    queue.connection.execute(f"{statement} from generate_series(1, 20000)")
+    queue.connection.execute("analyze")
+    with metered(queue.connection) as reading:
+        run(queue.connection, leases.poll([queue.number], sleep=False))
+    assert reading.total <= 100
+
+
+def test_a_heartbeat_moves_no_index(queue: Queue) -> None:
+    worker = Worker(queue.connection, queue)
+    with queue.connection.transaction():
+        for _ in range(5):
+            assert worker.heartbeat()
+        row = queue.connection.execute(
+            "select pg_stat_get_xact_tuples_hot_updated('pgbus.worker'::regclass)"
+        ).fetchone()
+    assert row == (5,)
