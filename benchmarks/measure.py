@@ -1,0 +1,112 @@
+"""Cases, rounds, and what came of them.
+
+Everything of one shape is measured in turns: round after round, each contender once. So whatever
+the machine does meanwhile hits all of them alike, and their ratio stays true where their absolute
+figures drift. The first round is a warm-up and is not counted.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+
+class Series(msgspec.Struct, kw_only=True):
+    """What one contender reached in one shape, one value a round."""
+
+    shape: str
+    contender: str
+    unit: str
+    values: list[float]
+    note: str = ""
+
+    @property
+    def median(self) -> float:
+        """The middle value."""
+        return statistics.median(self.values)
+
+    @property
+    def low(self) -> float:
+        """The least value."""
+        return min(self.values)
+
+    @property
+    def high(self) -> float:
+        """The greatest value."""
+        return max(self.values)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One contender in one shape.
+
+    Parameters:
+        run: measures once and returns the value, in ``unit``.
+        ours: pgbus's own: that it fails is an error of the run.
+    """
+
+    shape: str
+    contender: str
+    run: Callable[[], float]
+    unit: str = "events/s"
+    note: str = ""
+    ours: bool = False
+
+
+class Missing(Exception):
+    """A contender cannot take part; the message says why."""
+
+
+Tell = Callable[[str], None]
+
+
+def rounds(
+    cases: Sequence[Case],
+    repeat: int,
+    *,
+    warm_up: bool = True,
+    tell: Tell,
+    left_out: list[str],
+) -> list[Series]:
+    """Measure cases in turns; one that fails is left out, with a line that says why."""
+    found: dict[int, Series] = {}
+    failed: set[int] = set()
+    for number in range(repeat + warm_up):
+        for place, case in enumerate(cases):
+            if place in failed:
+                continue
+            tell(f"{case.shape}: {case.contender}")
+            try:
+                value = case.run()
+            except Exception as error:  # a peer's errors are of many libraries
+                failed.add(place)
+                left_out.append(f"{case.contender} in {case.shape!r}: {_why(error)}")
+                if case.ours:
+                    raise
+                continue
+            if number or not warm_up:
+                found.setdefault(
+                    place,
+                    Series(
+                        shape=case.shape,
+                        contender=case.contender,
+                        unit=case.unit,
+                        values=[],
+                        note=case.note,
+                    ),
+                ).values.append(value)
+    return [found[place] for place in sorted(found)]
+
+
+def _why(error: Exception) -> str:
+    text = str(error).strip().split("\n")[0]
+    return text if isinstance(error, Missing) else f"{type(error).__name__}: {text}"
+
+
+def rate(count: int, work: Callable[[], object]) -> float:
+    """Do the work and return how many of ``count`` it did in a second."""
+    start = time.perf_counter()
+    work()
+    return count / (time.perf_counter() - start)

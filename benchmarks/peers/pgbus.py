@@ -1,0 +1,125 @@
+"""pgbus itself, by its public interface alone."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+
+from benchmarks.measure import Missing
+from benchmarks.orders import KINDS
+from benchmarks.peers.peer import Traits, share
+from benchmarks.tally import Counter, Job
+from pgbus import Bus, Event
+
+QUEUE = "bench"
+CONCURRENCY = 8
+
+
+class Pgbus:
+    """One bus, one subscription."""
+
+    traits = Traits(
+        "pgbus", "pgbus", durable=True, settings="PostgreSQL's defaults", order="per key"
+    )
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._bus: Bus | None = None
+
+    @property
+    def bus(self) -> Bus:
+        """The bus."""
+        assert self._bus is not None
+        return self._bus
+
+    def open(self) -> None:
+        """Make a bus; it connects when it is used."""
+        self._bus = Bus(self._dsn, service="bench")
+
+    def clear(self, kind: str) -> None:
+        """Declare the subscription, or empty its queue."""
+        declare(self._dsn, kind)
+        with psycopg.connect(self._dsn, autocommit=True) as connection:
+            connection.execute(f"truncate pgmq.q_{QUEUE}")
+
+    def publish_each(self, events: Sequence[Event], callers: int) -> None:
+        """Call ``publish`` for each."""
+        publish = self.bus.publish
+
+        def work(part: Sequence[Event]) -> None:
+            for event in part:
+                publish(event)
+
+        share(events, callers, work)
+
+    def publish_many(self, events: Sequence[Event], size: int) -> None:
+        """Call ``publish_many`` for each batch."""
+        publish = self.bus.publish_many
+        for start in range(0, len(events), size):
+            publish(events[start : start + size])
+
+    def consume(self, job: Job, counter: Counter) -> None:
+        """Run a typed handler."""
+        subscribe(self.bus, job, counter)
+        counter.begin()
+        with self.bus.running():
+            counter.wait_for_stop()
+
+    def close(self) -> None:
+        """Close the bus."""
+        if self._bus is not None:
+            self._bus.close()
+
+
+def declare(dsn: str, kind: str, queue: str = QUEUE, *patterns: str) -> None:
+    """Create a subscription without running handlers.
+
+    Parameters:
+        patterns: what it is bound to; left out, the topic of the kind.
+    """
+    topic = KINDS[kind].__event_topic__
+    assert topic is not None
+    with Bus(dsn, service="bench") as bus:
+
+        @bus.subscribe(*(patterns or (topic,)), name=queue)
+        def handle(event: Any) -> None:
+            """Is never called."""
+
+        bus.declare()
+
+
+def has_batches() -> bool:
+    """Return whether this pgbus has batch handlers."""
+    return "batch" in inspect.signature(Bus.subscribe).parameters
+
+
+def subscribe(bus: Bus, job: Job, counter: Counter) -> None:
+    """Subscribe a handler of the job's kind and mode, annotated as users annotate theirs."""
+    type_ = KINDS[job.kind]
+    topic = type_.__event_topic__
+    assert topic is not None
+    take = counter.handle
+
+    def each(event: Any) -> None:
+        take(event)
+
+    def transaction(event: Any, connection: "psycopg.Connection[Any]") -> None:
+        del connection
+        take(event)
+
+    def batch(events: Any) -> None:
+        for event in events:
+            take(event)
+
+    options: dict[str, Any] = {"name": QUEUE, "concurrency": CONCURRENCY}
+    handler: Any = {"each": each, "transaction": transaction, "batch": batch}[job.mode]
+    handler.__annotations__ = {"event": type_, "return": None}
+    if job.mode == "transaction":
+        handler.__annotations__["connection"] = psycopg.Connection
+    if job.mode == "batch":
+        if not has_batches():
+            raise Missing("this pgbus has no batch handlers")
+        handler.__annotations__ = {"events": list[type_], "return": None}  # type: ignore[valid-type]
+        options["batch"] = job.batch
+    bus.subscribe(topic, **options)(handler)

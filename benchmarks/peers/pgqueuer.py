@@ -1,0 +1,138 @@
+"""PgQueuer by its asyncpg driver."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+
+from benchmarks.peers.peer import Traits, decoder, encode, load
+from benchmarks.tally import Counter, Job
+from pgbus import Event
+
+ENTRYPOINT = "handle"
+
+
+class PgQueuer:
+    """``enqueue`` of one and of lists; a ``QueueManager`` with one asynchronous entrypoint."""
+
+    traits = Traits(
+        "PgQueuer",
+        "pgqueuer with asyncpg",
+        durable=True,
+        settings="PostgreSQL's defaults, durable tables",
+        order="none",
+    )
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._loop: asyncio.Runner | None = None
+
+    def open(self) -> None:
+        """Check that its client is there; each call connects, as its quick start does."""
+        load("asyncpg")
+        load("pgqueuer")
+        self._loop = asyncio.Runner()
+
+    def clear(self, kind: str) -> None:
+        """Install its tables, or empty them."""
+        del kind
+        with psycopg.connect(self._dsn, autocommit=True) as connection:
+            row = connection.execute("select to_regclass('pgqueuer') is not null").fetchone()
+            if row == (True,):
+                connection.execute("truncate pgqueuer, pgqueuer_log")
+            else:
+                self._run(lambda queries: queries.install())
+
+    def publish_each(self, events: Sequence[Event], callers: int) -> None:
+        """Call ``enqueue`` for each, on as many connections as callers."""
+
+        async def work(queries: Any, part: Sequence[Event]) -> None:
+            for event in part:
+                await queries.enqueue(ENTRYPOINT, encode(event))
+
+        async def all_() -> None:
+            made = [await self._connect() for _ in range(callers)]
+            parts = [events[place::callers] for place in range(callers)]
+            await asyncio.gather(
+                *(work(queries, part) for (_, queries), part in zip(made, parts, strict=True))
+            )
+            for connection, _ in made:
+                await connection.close()
+
+        self._runner.run(all_())
+
+    def publish_many(self, events: Sequence[Event], size: int) -> None:
+        """Call ``enqueue`` with lists."""
+
+        async def work(queries: Any) -> None:
+            for start in range(0, len(events), size):
+                part = events[start : start + size]
+                count = len(part)
+                await queries.enqueue(
+                    [ENTRYPOINT] * count, [encode(event) for event in part], [0] * count
+                )
+
+        self._run(work)
+
+    def consume(self, job: Job, counter: Counter) -> None:
+        """Run a queue manager until told to stop."""
+        decode = decoder(job.kind)
+        manager = load("pgqueuer.qm")
+
+        async def work(queries: Any) -> None:
+            worker = manager.QueueManager(queries)
+
+            async def handle(found: Any) -> None:
+                counter.handle(decode(found.payload))
+
+            worker.entrypoint(ENTRYPOINT)(handle)
+            counter.begin()
+            watch = asyncio.create_task(_until_stopped(counter, worker.shutdown))
+            await worker.run(
+                dequeue_timeout=timedelta(seconds=1),
+                batch_size=job.batch,
+            )
+            await watch
+
+        self._run(work)
+
+    def close(self) -> None:
+        """End the loop."""
+        if self._loop is not None:
+            self._loop.close()
+
+    @property
+    def _runner(self) -> asyncio.Runner:
+        assert self._loop is not None
+        return self._loop
+
+    async def _connect(self) -> tuple[Any, Any]:
+        connection = await load("asyncpg").connect(**_address(self._dsn))
+        driver = load("pgqueuer.db").AsyncpgDriver(connection)
+        return connection, load("pgqueuer.queries").Queries(driver)
+
+    def _run(self, work: Callable[[Any], Awaitable[object]]) -> None:
+        async def connected() -> None:
+            connection, queries = await self._connect()
+            try:
+                await work(queries)
+            finally:
+                await connection.close()
+
+        self._runner.run(connected())
+
+
+async def _until_stopped(counter: Counter, shutdown: asyncio.Event) -> None:
+    while not counter.stopped():
+        await asyncio.sleep(0.02)
+    shutdown.set()
+
+
+def _address(dsn: str) -> dict[str, Any]:
+    """Return asyncpg's arguments for libpq's connection string."""
+    names = {"host": "host", "port": "port", "user": "user", "dbname": "database"}
+    names["password"] = "password"  # noqa: S105 - the name of an argument
+    given = psycopg.conninfo.conninfo_to_dict(dsn)
+    return {mine: given[theirs] for theirs, mine in names.items() if given.get(theirs)}

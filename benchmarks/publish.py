@@ -1,0 +1,248 @@
+"""Program 1: how fast are events published?"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+import psycopg
+
+from benchmarks import floors
+from benchmarks.measure import Case, Series, rate
+from benchmarks.orders import KINDS, batches, file_changes, orders, webhooks
+from benchmarks.peers import PGBUS, Peer
+from benchmarks.peers.pgbus import Pgbus, declare
+from benchmarks.report import Figure, Report
+from benchmarks.run import Run, describe, fastest, median
+from pgbus import Bus, Event
+
+ONE, EIGHT = "one by one", "one by one, 8 callers"
+BATCHES = (10, 100, 1000)
+CALLERS = 8
+FAN_OUT = (1, 3, 10)
+BINDINGS = (1, 100, 10_000)
+RAW_INSERT, RAW_COPY = "raw INSERT and commit", "raw COPY"
+RAW_COPY_READY = "raw COPY, text made beforehand"
+
+
+def batch(size: int) -> str:
+    """Return the name of a shape."""
+    return f"in batches of {size:,}"
+
+
+def publish(run: Run) -> Report:
+    """Measure publishing, and compare."""
+    # Publishing is the same for pgmq's grouped reads.
+    names = [name for name in run.present() if name != "pgmq-grouped"]
+    few = max(run.events // 10, 20)
+    with ExitStack() as stack:
+        contenders = {name: stack.enter_context(run.contender(name, "order")) for name in names}
+        cases = _plain(contenders[PGBUS], PGBUS, run.events, few) + _floors(run, stack, few)
+        for name in names[1:]:
+            cases += _plain(contenders[name], name, run.events, few)
+        series = run.rounds(sorted(cases, key=_place))
+    series += _real_data(run, names)
+    for more in (_transactions, _fan_outs, _many_bindings):
+        with ExitStack() as stack:
+            series += run.rounds(more(run, stack, few))
+    durable = [peer.traits.name for peer in contenders.values() if peer.traits.durable]
+    return Report(
+        program="publish",
+        question="how many events a second can one process publish, each confirmed as committed?",
+        setup=[
+            f"the 350-byte order, {run.events:,} events in 1,000 keys a run ({few:,} one by one)",
+            run.method,
+            *describe(names),
+        ],
+        figures=_figures(series, [name for name in durable if name != "pgbus"]),
+        series=series,
+        left_out=run.taken_left_out(),
+        machine=run.machine,
+    )
+
+
+def _place(case: Case) -> int:
+    shapes = [ONE, EIGHT, *(batch(size) for size in BATCHES)]
+    return shapes.index(case.shape) if case.shape in shapes else len(shapes)
+
+
+def _plain(peer: Peer, name: str, many: int, few: int) -> list[Case]:
+    ours = name == PGBUS
+    events = orders(many, 1000)
+
+    def timed(count: int, work: Callable[[Sequence[Event]], None]) -> float:
+        peer.clear("order")
+        return rate(count, lambda: work(events[:count]))
+
+    def case(shape: str, count: int, work: Callable[[Sequence[Event]], None]) -> Case:
+        return Case(shape, peer.traits.name, partial(timed, count, work), ours=ours)
+
+    return [
+        case(ONE, few, lambda some: peer.publish_each(some, 1)),
+        case(EIGHT, 2 * few, lambda some: peer.publish_each(some, CALLERS)),
+        *(
+            case(batch(size), many, lambda some, size=size: peer.publish_many(some, size))  # type: ignore[misc]
+            for size in BATCHES
+        ),
+    ]
+
+
+def _floors(run: Run, stack: ExitStack, few: int) -> list[Case]:
+    dsn = stack.enter_context(run.server.database())
+    stored = floors.rows(dsn, orders(run.events, 1000))
+    cases = [
+        Case(ONE, RAW_INSERT, lambda: floors.insert(dsn, stored[:few], 1)),
+        Case(EIGHT, RAW_INSERT, lambda: floors.insert(dsn, stored[: 2 * few], CALLERS)),
+        Case(ONE, "an empty row and commit", lambda: floors.commits(dsn, few)),
+    ]
+    folder = run.server.folder
+    if folder is not None:
+        cases.append(
+            Case(ONE, "8 KiB and fdatasync", lambda: floors.synchronisations(folder, few), "/s")
+        )
+    for size in BATCHES:
+        cases.append(Case(batch(size), RAW_COPY, partial(floors.copy, dsn, stored, size)))
+        cases.append(
+            Case(batch(size), RAW_COPY_READY, partial(floors.copy_ready, dsn, stored, size))
+        )
+    return cases
+
+
+def _real_data(run: Run, names: Sequence[str]) -> list[Series]:
+    series = []
+    for kind, title, events in (
+        ("change", "18,475 file changes, in batches of 1,000", file_changes()),
+        ("webhook", "webhooks of 1 to 24 KB, in batches of 100", webhooks()),
+    ):
+        if events is None:
+            run.left_out.append(f"{title}: the data does not lie beside the checkout")
+            continue
+        size = 1000 if kind == "change" else 100
+        chosen = (events * 10 if kind == "webhook" else events)[: run.events]
+        with ExitStack() as stack:
+            cases = []
+            for name in names:
+                peer = stack.enter_context(run.contender(name, kind))
+                cases.append(
+                    Case(
+                        title,
+                        peer.traits.name,
+                        partial(_whole, peer, kind, chosen, size),
+                        ours=name == PGBUS,
+                    )
+                )
+            series += run.rounds(cases)
+    return series
+
+
+def _whole(peer: Peer, kind: str, events: Sequence[Event], size: int) -> float:
+    peer.clear(kind)
+    return rate(len(events), lambda: peer.publish_many(events, size))
+
+
+def _transactions(run: Run, stack: ExitStack, few: int) -> list[Case]:
+    """Publish one event, beside a row of the caller's, in each of the caller's transactions."""
+    dsn = stack.enter_context(run.server.database())
+    peer = Pgbus(dsn)
+    peer.open()
+    stack.callback(peer.close)
+    peer.clear("order")
+    floors.prepare(dsn)
+    events, stored = orders(few, 1000), floors.rows(dsn, orders(few, 1000))
+    connection = stack.enter_context(psycopg.connect(dsn, autocommit=True))
+    connection.execute("create table purchase (n bigint generated always as identity, key text)")
+
+    def ours() -> None:
+        for event in events:
+            with connection.transaction():
+                connection.execute("insert into purchase (key) values (%s)", ["c"], prepare=True)
+                peer.bus.publish(event, connection=connection)
+
+    def raw() -> None:
+        for row in stored:
+            with connection.transaction():
+                connection.execute("insert into purchase (key) values (%s)", ["c"], prepare=True)
+                connection.execute(floors.INSERT, row, prepare=True)
+
+    shape = "inside the caller's transaction, one each"
+    return [
+        Case(shape, "pgbus", lambda: rate(few, ours), ours=True),
+        Case(shape, "raw INSERT", lambda: rate(few, raw)),
+    ]
+
+
+def _fan_outs(run: Run, stack: ExitStack, few: int) -> list[Case]:
+    cases = []
+    for count in FAN_OUT:
+        dsn = stack.enter_context(run.server.database())
+        for number in range(count):
+            declare(dsn, "order", f"fan_{number}")
+        bus = stack.enter_context(Bus(dsn, service="bench"))
+        title = f"to {count} queue{'s' if count > 1 else ''}"
+        cases += _both(bus, title, run.events, few)
+    return cases
+
+
+def _many_bindings(run: Run, stack: ExitStack, few: int) -> list[Case]:
+    cases = []
+    topic = str(KINDS["order"].__event_topic__)
+    for count in BINDINGS:
+        dsn = stack.enter_context(run.server.database())
+        declare(dsn, "order", "wanted", topic)
+        if count > 1:
+            declare(dsn, "order", "others", *(f"other{n}.*.placed" for n in range(count - 1)))
+        bus = stack.enter_context(Bus(dsn, service="bench"))
+        title = f"{count:,} binding{'s' if count > 1 else ''}"
+        cases += _both(bus, title, run.events, few)
+    return cases
+
+
+def _both(bus: Bus, title: str, many: int, few: int) -> list[Case]:
+    events = orders(many, 1000)
+
+    def one_by_one() -> None:
+        for event in events[:few]:
+            bus.publish(event)
+
+    def in_batches() -> None:
+        for part in batches(events, 100):
+            bus.publish_many(part)
+
+    return [
+        Case(f"{title}, one by one", "pgbus", lambda: rate(few, one_by_one), ours=True),
+        Case(f"{title}, {batch(100)}", "pgbus", lambda: rate(many, in_batches), ours=True),
+    ]
+
+
+def _figures(series: Sequence[Series], durable_peers: Sequence[str]) -> list[Figure]:
+    big = batch(1000)
+    found = [
+        _figure(series, "publish_many of 1,000 to raw COPY", big, RAW_COPY, 0.6),
+        _figure(series, "publish_many of 1,000 to COPY of ready text", big, RAW_COPY_READY, 0.6),
+        _figure(series, "one by one to raw INSERT and commit", ONE, RAW_INSERT, 0.9),
+        _figure(series, "8 threads one by one to raw INSERT and commit", EIGHT, RAW_INSERT, 0.9),
+    ]
+    best = fastest(series, big, durable_peers)
+    if best is not None:
+        what = "publish_many of 1,000 to the fastest durable peer"
+        found.append(_figure(series, what, big, best[0], 1.5))
+    for how in ("one by one", batch(100)):
+        most, one = (median(series, f"{n}, {how}", "pgbus") for n in _binding_titles())
+        if most and one:
+            what = f"10,000 bindings to one, {how}"
+            found.append(
+                Figure(what=what, reached=most / one, bound="at least", wanted=0.5, basis="pgbus")
+            )
+    return [one for one in found if one is not None]
+
+
+def _binding_titles() -> tuple[str, str]:
+    return "10,000 bindings", "1 binding"
+
+
+def _figure(
+    series: Sequence[Series], what: str, shape: str, other: str, wanted: float
+) -> Figure | None:
+    ours, theirs = median(series, shape, "pgbus"), median(series, shape, other)
+    if not ours or not theirs:
+        return None
+    return Figure(what=what, reached=ours / theirs, bound="at least", wanted=wanted, basis=other)

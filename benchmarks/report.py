@@ -1,0 +1,174 @@
+"""What a program prints and writes: ratios first, then everything that was measured."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks.machine import summary
+from benchmarks.measure import Series
+
+Bound = Literal["at least", "at most"]
+
+
+class Figure(msgspec.Struct, kw_only=True):
+    """A figure to reach, and what was reached."""
+
+    what: str
+    reached: float
+    bound: Bound
+    wanted: float
+    unit: str = "×"
+    basis: str = ""
+    """What was compared with what."""
+
+    @property
+    def met(self) -> bool:
+        """Whether it was reached."""
+        if self.bound == "at least":
+            return self.reached >= self.wanted
+        return self.reached <= self.wanted
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """One program's results."""
+
+    program: str
+    question: str
+    setup: list[str]
+    figures: list[Figure]
+    series: list[Series]
+    left_out: list[str]
+    machine: dict[str, str]
+    baseline: str = "pgbus"
+    """The contender whose ratio to each other one is shown."""
+    remarks: list[str] = []
+
+
+def ratio(report: Report, one: Series) -> str:
+    """Return how one contender compares with the baseline of its shape: ``0.42×``."""
+    for other in report.series:
+        if other.shape == one.shape and other.contender == report.baseline and other.median:
+            return f"{one.median / other.median:.2f}×"
+    return ""
+
+
+def number(value: float) -> str:
+    """Return a number with three digits or so: ``1,230,000``, ``12.3``, ``0.042``."""
+    if value >= 1000:
+        return f"{round(value, -len(str(int(value))) + 3):,.0f}"
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.3g}"
+
+
+def _spread(one: Series) -> str:
+    if len(one.values) == 1:
+        return "one run"
+    return f"{number(one.low)} to {number(one.high)}"
+
+
+def _figure_rows(figures: Sequence[Figure]) -> Sequence[Sequence[str]]:
+    return [
+        (
+            one.what,
+            f"{number(one.reached)}{one.unit if one.unit == '×' else ' ' + one.unit}",
+            f"{one.bound} {number(one.wanted)}",
+            "reached" if one.met else "MISSED",
+            one.basis,
+        )
+        for one in figures
+    ]
+
+
+def _series_rows(report: Report) -> Sequence[Sequence[str]]:
+    rows = []
+    last = ""
+    for one in report.series:
+        rows.append(
+            (
+                "" if one.shape == last else one.shape,
+                one.contender,
+                ratio(report, one),
+                f"{number(one.median)} {one.unit}",
+                _spread(one),
+                one.note,
+            )
+        )
+        last = one.shape
+    return rows
+
+
+_FIGURES = ("Figure", "Ratio", "Wanted", "", "Compared")
+
+
+def _titles(report: Report) -> tuple[str, ...]:
+    return ("Shape", "Contender", f"To {report.baseline}", "Median", "Spread", "Note")
+
+
+def show(report: Report, console: Console) -> None:
+    """Print a report."""
+    console.print(Text(f"\n{report.program}: {report.question}", style="bold"))
+    for line in report.setup:
+        console.print(Text(f"  {line}"))
+    if report.figures:
+        console.print(_table(_FIGURES, _figure_rows(report.figures)))
+    console.print(_table(_titles(report), _series_rows(report)))
+    for line in (*report.remarks, *(f"left out: {line}" for line in report.left_out)):
+        console.print(Text(f"  {line}"))
+    console.print(Text(f"  {summary(report.machine)}", style="dim"))
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for title in titles:
+        right = title in ("Ratio", "Median") or title.startswith("To ")
+        made.add_column(title, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell, style="bold red" if cell == "MISSED" else "") for cell in row))
+    return made
+
+
+def markdown(reports: Sequence[Report]) -> str:
+    """Return reports as Markdown, for the README and the documentation."""
+    parts = []
+    for report in reports:
+        parts.append(f"### {report.program}: {report.question}\n")
+        parts.append("".join(f"- {line}\n" for line in report.setup))
+        if report.figures:
+            parts.append(_markdown_table(_FIGURES, _figure_rows(report.figures)))
+        parts.append(_markdown_table(_titles(report), _series_rows(report)))
+        lines = [*report.remarks, *(f"left out: {line}" for line in report.left_out)]
+        if lines:
+            parts.append("".join(f"- {line}\n" for line in lines))
+    if reports:
+        parts.append(f"_{summary(reports[0].machine)}_\n")
+    return "\n".join(parts)
+
+
+def _markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines
+    )
+
+
+def write_json(reports: Sequence[Report], path: Path) -> None:
+    """Write reports, with every value of every round."""
+    found = [
+        {
+            **msgspec.to_builtins(report),
+            "figures": [{**msgspec.to_builtins(one), "met": one.met} for one in report.figures],
+            "series": [
+                {**msgspec.to_builtins(one), "median": one.median, "low": one.low, "high": one.high}
+                for one in report.series
+            ],
+        }
+        for report in reports
+    ]
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")

@@ -1,0 +1,101 @@
+"""What all programs of a run share: the server, the sizes, the contenders."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from benchmarks.measure import Case, Missing, Series, rounds
+from benchmarks.peers import PEERS, PGBUS, Peer, Traits, make, traits
+from benchmarks.server import Server
+
+
+@dataclass
+class Run:
+    """The options of a run, and what it left out."""
+
+    server: Server
+    machine: dict[str, str]
+    events: int
+    repeat: int
+    warm_up: bool
+    peers: Sequence[str]
+    seconds: float
+    """How long a sustained run lasts."""
+    backlogs: Sequence[int]
+    """The backlogs of the program ``growth``."""
+    tell: Callable[[str], None]
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def method(self) -> str:
+        """How the values come about, in one line."""
+        warm = "after a warm-up run" if self.warm_up else "without a warm-up"
+        return f"unit: events/s; the median of {self.repeat} runs taken in turns, {warm}"
+
+    def rounds(self, cases: Sequence[Case]) -> list[Series]:
+        """Measure cases in turns."""
+        return rounds(
+            cases, self.repeat, warm_up=self.warm_up, tell=self.tell, left_out=self.left_out
+        )
+
+    def taken_left_out(self) -> list[str]:
+        """Return what was left out since the last call."""
+        taken, self.left_out = self.left_out, []
+        return taken
+
+    @contextmanager
+    def contender(self, name: str, kind: str) -> Iterator[Peer]:
+        """Open a contender in a database of its own, its queue empty."""
+        entry = PEERS.get(name)
+        dsn = self.server.installed() if entry is None or entry.postgres else ""
+        peer = make(name, dsn)
+        try:
+            peer.open()
+            peer.clear(kind)
+            yield peer
+        finally:
+            peer.close()
+            if dsn:
+                self.server.drop(dsn)
+
+    def present(self) -> list[str]:
+        """Return the contenders that can take part, pgbus first; the others are left out."""
+        found = [PGBUS]
+        for name in self.peers:
+            try:
+                with self.contender(name, "order"):
+                    found.append(name)
+            except Missing as reason:
+                self.left_out.append(f"{traits(name).name}: {reason}")
+        return found
+
+
+def describe(names: Sequence[str]) -> list[str]:
+    """Return a line for each contender: its client, its durability, its order."""
+    return [_line(traits(name)) for name in names]
+
+
+def _line(one: Traits) -> str:
+    safe = "durable" if one.durable else "NOT durable when confirmed"
+    return f"{one.name}: {one.client}; {safe} ({one.settings}); order: {one.order}"
+
+
+def median(series: Sequence[Series], shape: str, contender: str) -> float | None:
+    """Return what a contender reached in a shape, if it was measured."""
+    for one in series:
+        if (one.shape, one.contender) == (shape, contender):
+            return one.median
+    return None
+
+
+def fastest(series: Sequence[Series], shape: str, names: Sequence[str]) -> tuple[str, float] | None:
+    """Return the fastest of these contenders in a shape, by their names in the table."""
+    found = [
+        (one.median, one.contender)
+        for one in series
+        if one.shape == shape and one.contender in names
+    ]
+    if not found:
+        return None
+    value, name = max(found)
+    return name, value
