@@ -25,11 +25,13 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+PATIENCE = 30
 _PIPE, _STDOUT = subprocess.PIPE, subprocess.STDOUT
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"# ([\w.]+\.py)\n")
@@ -102,12 +104,15 @@ def _interrupt(command: str, expected: str) -> tuple[int, str]:
         f"exec {command}", shell=True, text=True, stdout=_PIPE, stderr=_STDOUT
     ) as process:
         assert process.stdout is not None
+        impatient = threading.Timer(PATIENCE, process.kill)
+        impatient.start()
         for line in process.stdout:
             printed += line
             if _fits(expected, printed):
                 process.send_signal(signal.SIGINT)
                 break
         rest = process.stdout.read()
+        impatient.cancel()
     return process.returncode, printed if process.returncode == 0 else printed + rest
 
 
