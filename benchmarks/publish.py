@@ -12,7 +12,7 @@ from benchmarks.orders import KINDS, batches, file_changes, orders, webhooks
 from benchmarks.peers import PGBUS, Peer
 from benchmarks.peers.pgbus import Pgbus, declare
 from benchmarks.report import Figure, Report
-from benchmarks.run import Run, describe, fastest, median
+from benchmarks.run import Opened, Run, describe, fastest, median
 from pgbus import Bus, Event
 
 ONE, EIGHT = "one by one", "one by one, 8 callers"
@@ -36,15 +36,15 @@ def publish(run: Run) -> Report:
     few = max(run.events // 10, 20)
     with ExitStack() as stack:
         contenders = {name: stack.enter_context(run.contender(name, "order")) for name in names}
-        cases = _plain(contenders[PGBUS], PGBUS, run.events, few) + _floors(run, stack, few)
+        cases = _plain(contenders[PGBUS], run.events, few) + _floors(run, stack, few)
         for name in names[1:]:
-            cases += _plain(contenders[name], name, run.events, few)
+            cases += _plain(contenders[name], run.events, few)
         series = run.rounds(sorted(cases, key=_place))
     series += _real_data(run, names)
     for more in (_transactions, _fan_outs, _many_bindings):
         with ExitStack() as stack:
             series += run.rounds(more(run, stack, few))
-    durable = [peer.traits.name for peer in contenders.values() if peer.traits.durable]
+    durable = [one.title for one in contenders.values() if one.peer.traits.durable]
     return Report(
         program="publish",
         question="how many events a second can one process publish, each confirmed as committed?",
@@ -65,8 +65,8 @@ def _place(case: Case) -> int:
     return shapes.index(case.shape) if case.shape in shapes else len(shapes)
 
 
-def _plain(peer: Peer, name: str, many: int, few: int) -> list[Case]:
-    ours = name == PGBUS
+def _plain(one: Opened, many: int, few: int) -> list[Case]:
+    peer = one.peer
     events = orders(many, 1000)
 
     def timed(count: int, work: Callable[[Sequence[Event]], None]) -> float:
@@ -74,7 +74,7 @@ def _plain(peer: Peer, name: str, many: int, few: int) -> list[Case]:
         return rate(count, lambda: work(events[:count]))
 
     def case(shape: str, count: int, work: Callable[[Sequence[Event]], None]) -> Case:
-        return Case(shape, peer.traits.name, partial(timed, count, work), ours=ours)
+        return Case(shape, one.title, partial(timed, count, work), ours=one.ours)
 
     return [
         case(ONE, few, lambda some: peer.publish_each(some, 1)),
@@ -121,15 +121,9 @@ def _real_data(run: Run, names: Sequence[str]) -> list[Series]:
         with ExitStack() as stack:
             cases = []
             for name in names:
-                peer = stack.enter_context(run.contender(name, kind))
-                cases.append(
-                    Case(
-                        title,
-                        peer.traits.name,
-                        partial(_whole, peer, kind, chosen, size),
-                        ours=name == PGBUS,
-                    )
-                )
+                one = stack.enter_context(run.contender(name, kind))
+                work = partial(_whole, one.peer, kind, chosen, size)
+                cases.append(Case(title, one.title, work, ours=one.ours))
             series += run.rounds(cases)
     return series
 

@@ -3,10 +3,30 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from benchmarks.measure import Case, Missing, Series, rounds
 from benchmarks.peers import PEERS, PGBUS, Peer, Traits, make, traits
 from benchmarks.server import Server
+
+
+class Opened(NamedTuple):
+    """A contender that takes part."""
+
+    name: str
+    peer: Peer
+    dsn: str
+    """Its database, where it has one."""
+
+    @property
+    def title(self) -> str:
+        """Its name in tables."""
+        return self.peer.traits.name
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is pgbus."""
+        return self.name == PGBUS
 
 
 @dataclass
@@ -44,7 +64,7 @@ class Run:
         return taken
 
     @contextmanager
-    def contender(self, name: str, kind: str) -> Iterator[Peer]:
+    def contender(self, name: str, kind: str) -> Iterator[Opened]:
         """Open a contender in a database of its own, its queue empty."""
         entry = PEERS.get(name)
         dsn = self.server.installed() if entry is None or entry.postgres else ""
@@ -52,7 +72,7 @@ class Run:
         try:
             peer.open()
             peer.clear(kind)
-            yield peer
+            yield Opened(name, peer, dsn)
         finally:
             peer.close()
             if dsn:
