@@ -104,7 +104,7 @@ def _series_rows(report: Report) -> Sequence[Sequence[str]]:
     return rows
 
 
-_FIGURES = ("Figure", "Ratio", "Wanted", "", "Compared")
+_FIGURES = ("Figure", "Reached", "Wanted", "", "Compared")
 
 
 def _titles(report: Report) -> tuple[str, ...]:
@@ -127,7 +127,7 @@ def show(report: Report, console: Console) -> None:
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for title in titles:
-        right = title in ("Ratio", "Median") or title.startswith("To ")
+        right = title in ("Reached", "Median") or title.startswith("To ")
         made.add_column(title, justify="right" if right else "left", overflow="fold")
     for row in rows:
         made.add_row(*(Text(cell, style="bold red" if cell == "MISSED" else "") for cell in row))

@@ -1,0 +1,131 @@
+"""Program 3: how long does an event take from its publisher to its handler?"""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from statistics import quantiles
+
+from benchmarks.crowd import Crowd, crowd
+from benchmarks.measure import Case, Series
+from benchmarks.pace import Paced
+from benchmarks.report import Figure, Report
+from benchmarks.run import Opened, Run, describe, median
+from benchmarks.tally import Job
+
+RATES = {10: 1, 500: 1, 2_000: 4}
+"""Events a second, and how many callers publish them one by one."""
+SECONDS = {10: 6.0, 500: 4.0, 2_000: 3.0}
+SETTLE = 0.5
+"""Seconds that a consumer gets to fall idle before the first event."""
+PATIENCE = 10.0
+"""Seconds that the last events may take."""
+MEASURES = ("p50", "p99", "max")
+
+
+def latency(run: Run) -> Report:
+    """Measure the time from publisher to handler, and compare."""
+    names = [name for name in run.present() if name != "pgmq-grouped"]
+    scale = min(1.0, run.events / 10_000)
+    series = []
+    with ExitStack() as stack:
+        contenders = [stack.enter_context(run.contender(name, "order")) for name in names]
+        for rate, callers in RATES.items():
+            seconds = max(0.5, SECONDS[rate] * scale)
+            series += _at(run, contenders, rate, callers, seconds)
+    return Report(
+        program="latency",
+        question="how long does an event take from its publisher to its handler?",
+        setup=[
+            "from the call that publishes it, one by one, to the call of its handler elsewhere",
+            f"each rate for {3 * scale:.1f} to {6 * scale:.1f} s, its first tenth not counted",
+            "one process publishes (by 4 callers at 2,000 events/s), another handles, idle before",
+            run.method.replace("events/s", "milliseconds"),
+            *describe(names),
+        ],
+        figures=_figures(series),
+        series=series,
+        left_out=run.taken_left_out(),
+        machine=run.machine,
+    )
+
+
+def _at(
+    run: Run, contenders: Sequence[Opened], rate: int, callers: int, seconds: float
+) -> list[Series]:
+    taken: dict[str, list[list[float]]] = {one.title: [] for one in contenders}
+    rates: dict[str, list[float]] = {one.title: [] for one in contenders}
+
+    def case(one: Opened) -> Case:
+        def once() -> float:
+            delays, reached = _once(one, rate, callers, seconds)
+            taken[one.title].append(_measures(delays))
+            rates[one.title].append(reached)
+            return taken[one.title][-1][0]
+
+        return Case(f"{rate:,} events/s, p50", one.title, once, unit="ms", ours=one.ours)
+
+    found = run.rounds([case(one) for one in contenders])
+    series = []
+    for place, measure in enumerate(MEASURES):
+        for one in found:
+            rounds = taken[one.contender][-len(one.values) :]
+            reached = min(rates[one.contender][-len(one.values) :])
+            note = "" if reached > 0.95 * rate else f"published {reached:,.0f}/s only"
+            series.append(
+                Series(
+                    shape=f"{rate:,} events/s, {measure}",
+                    contender=one.contender,
+                    unit="ms",
+                    values=[values[place] for values in rounds],
+                    note=note,
+                )
+            )
+    return series
+
+
+def _once(one: Opened, rate: int, callers: int, seconds: float) -> tuple[list[float], float]:
+    """Publish for some seconds; return the delays in milliseconds and the rate reached."""
+    total = max(int(rate * seconds), 10)
+    one.peer.clear("order")
+    with crowd(one.name, one.dsn, Job("order"), delays=total) as consumers:
+        time.sleep(SETTLE)
+        start = time.monotonic()
+        one.peer.publish_each(Paced(rate, range(total)), callers)
+        took = time.monotonic() - start
+        _wait(consumers, total)
+        delays = [1000 * delay for delay in consumers.tallies[0].delays[total // 10 :] if delay > 0]
+    if len(delays) < 2:
+        raise RuntimeError("nothing was handled")
+    return delays, consumers.handled / took
+
+
+def _wait(consumers: Crowd, total: int) -> None:
+    """Wait for the last event: until all are handled, or nothing comes any more."""
+    deadline = time.monotonic() + PATIENCE
+    while consumers.handled < total and time.monotonic() < deadline:
+        before = consumers.handled
+        time.sleep(0.25)
+        if consumers.handled == before and before > 0:
+            return
+
+
+def _measures(delays: Sequence[float]) -> list[float]:
+    cuts = quantiles(delays, n=100, method="inclusive")
+    return [cuts[49], cuts[98], max(delays)]
+
+
+def _figures(series: Sequence[Series]) -> list[Figure]:
+    found = []
+    for measure, most in (("p50", 3.0), ("p99", 15.0)):
+        reached = median(series, f"500 events/s, {measure}", "pgbus")
+        if reached is not None:
+            found.append(
+                Figure(
+                    what=f"{measure} from publish to handler at 500 events/s",
+                    reached=reached,
+                    bound="at most",
+                    wanted=most,
+                    unit="ms",
+                )
+            )
+    return found

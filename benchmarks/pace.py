@@ -1,0 +1,55 @@
+"""Events at a steady rate."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+from benchmarks.orders import order
+from pgbus import Event
+
+KEYS = 1_000
+PATIENCE = 1.5
+"""A publisher that cannot keep pace ends after so many times the time it was given."""
+
+
+class Paced(Sequence[Event]):
+    """Orders that are made when they are due, stamped with the moment they are published at.
+
+    A slice of it keeps each order's number and time, so that several callers share one schedule.
+    The schedule begins with the first order that is asked for.
+
+    Parameters:
+        rate: events a second, of all callers together.
+    """
+
+    def __init__(self, rate: float, numbers: range, clock: list[float] | None = None) -> None:
+        self._rate = rate
+        self._numbers = numbers
+        self._clock: list[float] = [] if clock is None else clock
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> Event: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Paced": ...
+    def __getitem__(self, place: int | slice) -> "Event | Paced":
+        if isinstance(place, slice):
+            return Paced(self._rate, self._numbers[place], self._clock)
+        number = self._numbers[place]
+        return order(number, number % KEYS, sent=time.monotonic())
+
+    def __iter__(self) -> Iterator[Event]:
+        if not self._clock:
+            self._clock.append(time.monotonic())
+        start = self._clock[0]
+        last = start + PATIENCE * (self._numbers.stop / self._rate) + 1.0
+        for number in self._numbers:
+            wait = start + number / self._rate - time.monotonic()
+            if wait > 0:
+                time.sleep(wait)
+            now = time.monotonic()
+            if now > last:
+                return
+            yield order(number, number % KEYS, sent=now)
