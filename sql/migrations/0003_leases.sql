@@ -90,7 +90,7 @@ begin
             row_number() over (partition by s.msg_id is null order by w.lane) as n
         from walk w left join lateral (
             select a.msg_id from pgbus.attempt a
-            where a.subscription = :id and a.msg_id = w.msg_id and a.suspected + a.deaths > 0
+            where a.subscription = :id and a.msg_id = w.msg_id and a.suspected + a.deaths > 0 limit 1
         ) s on true
         where w.free
     ), got as (
@@ -118,33 +118,49 @@ begin
     end if;
 
     -- Every lane won has its first row here, if only to say that it is not available: an empty one,
-    -- or one that the byte limit cut off. The caller gives it back.
+    -- or one that a limit of bytes cut off. The caller gives it back. The limit holds for what is
+    -- stored, so that no text is made in vain, and for the text, which compression made no shorter.
     return query
     select r.lane, r.msg_id, r.available and r.within, r.enqueued_at,
-        case when not r.within then null when p_careful then pgbus.readable(r.message)
-            else r.message::text end,
-        case when not r.within then null when p_careful then pgbus.readable(r.headers)
-            else r.headers::text end,
+        case when r.within then r.body end, case when r.within then r.header end,
         r.failures, r.deaths, r.suspect
     from (
-        select x.lane, n.msg_id,
-            n.vt <= clock_timestamp()
-                and (x.suspect is not null or coalesce(a.suspected + a.deaths, 0) = 0) as available,
-            n.enqueued_at, n.message, n.headers, a.failures, a.deaths, x.suspect is not null as suspect,
-            lag(x.place) over so_far is distinct from x.place as first,
-            row_number() over so_far = 1
-                or sum(coalesce(pg_column_size(n.message), 0)) over so_far <= p_bytes as within
-        from unnest(won, suspects) with ordinality as x(lane, suspect, place)
-        left join lateral (
-            select m.msg_id, m.vt, m.enqueued_at, m.message, m.headers from pgmq.:queue m
-            where :lane = x.lane and m.msg_id >= coalesce(x.suspect, 0) :still_parked
-            order by :lane, m.msg_id
-            limit case when x.suspect is null then p_quantity else 1 end
-        ) n on true
-        left join pgbus.attempt a on a.subscription = :id and a.msg_id = n.msg_id
+        select s.*, s.first or s.fits
+            and sum(coalesce(octet_length(s.body), 0)) over so_far <= p_bytes as within
+        from (
+            select f.*, case when not f.fits then null when p_careful then pgbus.readable(f.message)
+                    else f.message::text end as body,
+                case when not f.fits then null when p_careful then pgbus.readable(f.headers)
+                    else f.headers::text end as header
+            from (
+                select x.lane, n.msg_id,
+                    n.vt <= clock_timestamp()
+                        and (x.suspect is not null or coalesce(a.suspected + a.deaths, 0) = 0)
+                        as available,
+                    n.enqueued_at, n.message, n.headers, a.failures, a.deaths,
+                    x.suspect is not null as suspect,
+                    row_number() over so_far = 1 as first,
+                    lag(x.place) over so_far is distinct from x.place as first_of_lane,
+                    row_number() over so_far = 1
+                        or sum(coalesce(pg_column_size(n.message), 0)) over so_far <= p_bytes as fits
+                from unnest(won, suspects) with ordinality as x(lane, suspect, place)
+                left join lateral (
+                    select m.msg_id, m.vt, m.enqueued_at, m.message, m.headers from pgmq.:queue m
+                    where :lane = x.lane and m.msg_id >= coalesce(x.suspect, 0) :still_parked
+                    order by :lane, m.msg_id
+                    limit case when x.suspect is null then p_quantity else 1 end
+                ) n on true
+                left join lateral (
+                    select t.failures, t.deaths, t.suspected from pgbus.attempt t
+                    where t.subscription = :id and t.msg_id = n.msg_id limit 1
+                ) a on true
+                window so_far as (rows unbounded preceding)
+            ) f
+            offset 0    -- makes each text once
+        ) s
         window so_far as (rows unbounded preceding)
     ) r
-    where r.within or r.first;
+    where r.within or r.first_of_lane;
 end
 $function$
 $template$);
@@ -172,6 +188,7 @@ set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_mergejoin = off
 as $function$
 declare
+    places tid[];
     owned bigint[];
 begin
     if p_mark is not null and current_setting('pgbus.handling', true) is distinct from p_mark then
@@ -179,18 +196,29 @@ begin
             using errcode = 'invalid_transaction_termination';
     end if;
 
-    with asked as (
-        select x.lane, x.token, x.release
-        from unnest(p_lanes, p_tokens, p_release) as x(lane, token, release)
+    -- Leases are found one by one and then deleted by their place, because whatever the statistics
+    -- say, no plan of either can come to compare every lane with every lease. A row of this table
+    -- never changes, and none can take another's place while this statement's snapshot lives.
+    places := array(
+        select l.place
+        from unnest(p_lanes, p_tokens, p_release) as x(lane, token, release) cross join lateral (
+            select l.ctid as place from pgbus.lease l
+            where l.subscription = :id and l.lane = x.lane
+                and l.worker = p_worker and l.token = x.token
+            limit 1
+        ) l
+        where x.release);
+    with freed as (
+        delete from pgbus.lease l where l.ctid = any (places) returning l.lane
     ), kept as (
-        select l.lane from asked x join pgbus.lease l on l.subscription = :id and l.lane = x.lane
-        where not x.release and l.worker = p_worker and l.token = x.token
-        for update of l
-    ), freed as (
-        delete from pgbus.lease l using asked x
-        where x.release and l.subscription = :id and l.lane = x.lane
-            and l.worker = p_worker and l.token = x.token
-        returning l.lane
+        select l.lane
+        from unnest(p_lanes, p_tokens, p_release) as x(lane, token, release) cross join lateral (
+            select l.lane from pgbus.lease l
+            where l.subscription = :id and l.lane = x.lane
+                and l.worker = p_worker and l.token = x.token
+            for update
+        ) l
+        where not x.release
     )
     select array_agg(o.lane) into owned
     from (select k.lane from kept k union all select f.lane from freed f) o;

@@ -6,6 +6,8 @@ create function pgbus.start_worker(
 ) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $function$
 begin
+    -- The caller binds next, which locks these: two that start at once wait here, in one order.
+    perform from pgbus.subscription s where s.id = any (p_subscriptions) order by s.id for update;
     insert into pgbus.worker (id, service, host, pid, lease, expires_at)
     values (p_id, p_service, p_host, p_pid, p_lease, clock_timestamp() + p_lease);
     insert into pgbus.worker_subscription (worker, subscription, patterns, types, any_type)
@@ -100,7 +102,9 @@ language sql set search_path = pg_catalog, pg_temp
 begin atomic
     with old as (
         delete from pgbus.published where id in (
-            select id from pgbus.published where published_at < clock_timestamp() - p_window
+            -- A volatile function in a condition keeps it from any index; a subquery runs once.
+            select id from pgbus.published
+            where published_at < (select clock_timestamp()) - p_window
             limit 5000)
         returning 1
     )
@@ -110,21 +114,19 @@ end;
 -- Move the events whose time has come into their queues, oldest first; returns how many.
 -- One process at a time: two would overtake each other within a key.
 create function pgbus.promote(p_limit integer) returns bigint
-language plpgsql set search_path = pg_catalog, pg_temp as $function$
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $function$
 declare
     queue text;
-    moved bigint := 0;
+    moment timestamptz := clock_timestamp();
     due bigint[];
-    ids bigint[];
-    lists jsonb;
 begin
-    if not exists (select from pgbus.scheduled where due_at <= clock_timestamp())
+    if not exists (select from pgbus.scheduled where due_at <= moment)
         or not pg_try_advisory_xact_lock(1885823605, 0)
     then
         return 0;
     end if;
     due := array(
-        select id from pgbus.scheduled where due_at <= clock_timestamp()
+        select id from pgbus.scheduled where due_at <= moment
         order by due_at, id limit p_limit);
     for queue in
         select distinct q.name from pgbus.scheduled s, unnest(s.queues) as q(name)
@@ -153,7 +155,7 @@ create function pgbus.poll(p_subscriptions integer[], p_sleep boolean)
 -- ready: there may be something to take; next_due: seconds until the next event becomes visible;
 -- asleep: a publisher will wake us. The row without a subscription speaks of scheduled events.
 returns table (subscription integer, ready boolean, next_due double precision, asleep boolean)
-language plpgsql set search_path = pg_catalog, pg_temp as $function$
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $function$
 #variable_conflict use_column
 declare
     s record;
@@ -171,9 +173,10 @@ begin
         subscription := s.id;
         asleep := coalesce(held[s.n], false);
         execute format(
-            'select exists (select from pgmq.%1$I where vt <= clock_timestamp()), '
-            'extract(epoch from (select min(vt) from pgmq.%1$I where vt > clock_timestamp()) '
-            '- clock_timestamp())::double precision', 'q_' || s.name) into ready, next_due;
+            'select exists (select from pgmq.%1$I where vt <= $1), '
+            'extract(epoch from (select nullif(min(vt), ''infinity'') from pgmq.%1$I where vt > $1) - $1)'
+            '::double precision',
+            'q_' || s.name) into ready, next_due using clock_timestamp();
         return next;
     end loop;
     subscription := null;

@@ -153,10 +153,6 @@ def make_hot(queue: Queue, key: str, events: int) -> None:
     )
 
 
-@pytest.mark.xfail(
-    reason="pgbus.poll and pgbus.promote compare with clock_timestamp(), which is volatile: no "
-    "index can be searched for it, and each look reads the whole queue or schedule"
-)
 @pytest.mark.parametrize("waiting", ["visible", "delayed", "scheduled"])
 def test_an_idle_look_costs_the_same_whatever_waits(
     waiting: str,

@@ -12,6 +12,7 @@ SLOW = 0.05
 """Seconds a call from which on nothing is held in advance."""
 MOST_EVENTS = 2_000
 MOST_BYTES = 8 * 2**20
+"""Bytes of bodies in one take, and, going by their average size, in hand altogether."""
 SMOOTHING = 0.1
 MOST_QUANTITY = 64
 
@@ -36,6 +37,7 @@ class Demand:
         self._concurrency = concurrency
         self._ordered = ordered
         self._depth = 8.0
+        self._size = 0.0
         self._seconds = SLOW / 2
 
     @property
@@ -45,20 +47,23 @@ class Demand:
 
     @property
     def target(self) -> int:
-        """How many events to hold."""
+        """How many events to hold: at least one for every thread."""
         if self._seconds >= SLOW:
             return self._concurrency
         ahead = int(self._concurrency * HORIZON / max(self._seconds, 1e-6))
-        return max(self._concurrency, min(MOST_EVENTS, ahead))
+        light = int(MOST_BYTES / max(self._size, 1.0))
+        return max(self._concurrency, min(MOST_EVENTS, ahead, light))
 
     def observe(self, seconds: float) -> None:
         """Learn how long a call took; called by the workers, where a lost update does no harm."""
         self._seconds += SMOOTHING * (seconds - self._seconds)
 
-    def learn(self, lanes: int, events: int) -> None:
-        """Learn how many events the lanes of a take had."""
+    def learn(self, lanes: int, events: int, size: int) -> None:
+        """Learn how many events the lanes of a take had, and the bytes of all their bodies."""
         if lanes:
             self._depth += 0.5 * (events / lanes - self._depth)
+        if events:
+            self._size += 0.5 * (size / events - self._size)
 
     def wish(self, in_hand: int) -> Wish | None:
         """Return what to take, or ``None`` while enough is in hand.

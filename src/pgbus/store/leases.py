@@ -29,7 +29,7 @@ class Take:
     quantity: int
     """How many events of a lane at most."""
     size: int
-    """How many bytes of bodies in all, as stored."""
+    """How many bytes of bodies in all."""
     suspects: bool
     """Whether a suspect of an earlier worker's death may be among them."""
     awake: bool

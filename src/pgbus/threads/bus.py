@@ -215,9 +215,9 @@ class Bus(Administration):
         Raises:
             StoreError: pgbus is not installed, or the database could not be reached.
         """
-        self._declare(prune=False)
+        self._declare(bind=True)
 
-    def _declare(self, *, prune: bool) -> list[Subscription]:
+    def _declare(self, *, bind: bool) -> list[Subscription]:
         self._refuse_closed()
         declared = []
         with translated(), connect(self._server.dsn(), name="pgbus declare") as connection:
@@ -230,11 +230,8 @@ class Bus(Administration):
                         connection,
                         topology.declare(definition.name, ordered=definition.ordered, park=park),
                     )
-                    pruned = run(
-                        connection, topology.bind(number, definition.expansions, prune=prune)
-                    )
-                for pattern in pruned:
-                    logger.warning("removed binding %s of %s", pattern, definition.name)
+                    if bind:
+                        run(connection, topology.bind(number, definition.expansions, prune=False))
                 declared.append(Subscription(number, definition))
         return declared
 
@@ -320,13 +317,14 @@ class Bus(Administration):
                 return
             if not self._definitions:
                 raise ConfigurationError("this bus has no subscription to run: use @bus.subscribe")
-            self._subscriptions = self._declare(prune=self._prune)
+            self._subscriptions = self._declare(bind=False)
             engine = Engine(
                 self._server,
                 self._publisher,
                 self._subscriptions,
                 service=self._service,
                 lease=self._lease,
+                prune=self._prune,
                 window=self._window,
                 report=self._report,
             )
@@ -404,7 +402,7 @@ class Bus(Administration):
         deadline = time.monotonic() + timeout
         numbers = [one.number for one in self._subscriptions]
         if not numbers:
-            numbers = [one.number for one in self._declare(prune=False)]
+            numbers = [one.number for one in self._declare(bind=False)]
         pause = 0.005
         while not self._publisher.run(lambda: topology.idle(numbers)):
             left = deadline - time.monotonic()

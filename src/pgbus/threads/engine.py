@@ -5,6 +5,7 @@ what was not begun goes back; the settler acknowledges the rest; the keeper's he
 of this; then the listener and the watchdog.
 """
 
+import logging
 import os
 import socket
 import time
@@ -13,7 +14,7 @@ from datetime import timedelta
 
 from pgbus.core.codec import Encoded
 from pgbus.model.envelope import Outgoing
-from pgbus.store import workers
+from pgbus.store import topology, workers
 from pgbus.store.query import Operation
 from pgbus.store.settle import LaneSettlement
 from pgbus.threads.call import Watchdog
@@ -30,6 +31,8 @@ from pgbus.threads.settler import Settlement, Settler
 from pgbus.threads.station import Station
 from pgbus.threads.subscription import Hold, Subscription
 
+logger = logging.getLogger(__name__)
+
 LAST_WORDS = 5.0
 """Seconds for the settler after the grace."""
 
@@ -39,6 +42,7 @@ class Engine:
 
     Parameters:
         subscriptions: declared ones, by their numbers in the database.
+        prune: whether bindings that nobody declares any more are removed.
         report: tells ``bus.on_error`` callbacks of an incident.
     """
 
@@ -50,6 +54,7 @@ class Engine:
         *,
         service: str,
         lease: float,
+        prune: bool,
         window: timedelta,
         report: Callable[[Incident], None],
     ) -> None:
@@ -58,6 +63,7 @@ class Engine:
         self._subscriptions = subscriptions
         self._service = service
         self._lease = lease
+        self._prune = prune
         outage = Outage()
         keeper_link, fetcher_link, settler_link, listener_link = (
             Link(server, self._application_name) for _ in range(4)
@@ -100,6 +106,12 @@ class Engine:
         return f"pgbus/{self._keeper.session.id:x}"
 
     def _register(self, session: Session) -> Operation[None]:
+        """Register the worker and bind what it declares, together.
+
+        Bindings are pruned by what registered workers declare: bound before, those of a worker that
+        is just starting could be taken away; not bound again, those of one that was declared dead
+        would stay away.
+        """
         declared = [
             workers.Declaration(
                 subscription.number,
@@ -110,7 +122,14 @@ class Engine:
             for subscription in self._subscriptions
         ]
         host = socket.gethostname()
-        return workers.start(session.id, self._service, host, self.process, self._lease, declared)
+        yield from workers.start(
+            session.id, self._service, host, self.process, self._lease, declared
+        )
+        for one in self._subscriptions:
+            patterns = one.definition.expansions
+            pruned = yield from topology.bind(one.number, patterns, prune=self._prune)
+            for pattern in pruned:
+                logger.warning("removed binding %s of %s", pattern, one.name)
 
     def _encode(self, item: Outgoing, context: Context) -> Encoded:
         cause = None if context.id is None else str(context.id)

@@ -202,8 +202,9 @@ class Fetcher:
         *,
         stroll: bool,
     ) -> bool:
-        events = sum(len(chunk.messages) for chunk in taken.chunks)
-        subscription.demand.learn(len(taken.chunks), events)
+        bodies = [message.body for chunk in taken.chunks for message in chunk.messages]
+        size = sum(len(body) for body in bodies if body is not None)
+        subscription.demand.learn(len(taken.chunks), len(bodies), size)
         for lane in taken.empty:
             nothing = Hold(_empty(order, lane), session)
             self._give_back(subscription, nothing, LaneSettlement(lane, order.token, release=True))

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from pgbus.errors import PgbusError
 from pgbus.store import workers
-from pgbus.store.query import Operation
+from pgbus.store.query import Operation, run
 from pgbus.threads.link import Backoff, Link, Outage
 from pgbus.threads.session import Session
 
@@ -31,7 +32,7 @@ class Keeper:
 
     Parameters:
         lease: seconds that the worker may be silent.
-        register: makes the operation that registers a new session.
+        register: makes the operation that registers a new session, for one transaction.
         reborn: called after a session was lost and another has taken its place.
 
     ``session`` is the current one: the keeper writes it, everyone reads it.
@@ -64,7 +65,11 @@ class Keeper:
         Raises:
             psycopg.Error, PgbusError: the worker could not be registered.
         """
-        self._begin(self.session)
+        try:
+            self._begin(self.session)
+        except BaseException:
+            self._link.drop()
+            raise
         self._thread.start()
 
     def stop(self) -> None:
@@ -81,8 +86,12 @@ class Keeper:
 
     def _begin(self, session: Session) -> None:
         sent_at = time.monotonic()
-        self._link.run(lambda: self._register(session))
+        self._link.do(lambda connection: self._begin_on(connection, session))
         session.renew(sent_at)
+
+    def _begin_on(self, connection: "psycopg.Connection[TupleRow]", session: Session) -> None:
+        with connection.transaction():
+            run(connection, self._register(session))
 
     def _run(self) -> None:
         backoff = Backoff(most=min(1.0, self._lease / (4 * BEATS)))

@@ -18,6 +18,7 @@ from pgbus.core.ids import RANDOM_BYTES, new_event_id
 from pgbus.errors import PgbusError, StoreError
 from pgbus.model.envelope import Outgoing, Receipt
 from pgbus.model.event import Event
+from pgbus.store import migrate
 from pgbus.store.publish import publish
 from pgbus.store.query import Operation, run
 from pgbus.store.routes import Routes
@@ -58,6 +59,7 @@ class Publisher:
         self._name = name
         self._lock = threading.Lock()
         self._last_id: UUID | None = None
+        self._checked = False
         self._pool_lock = threading.Lock()
         self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
         self._pool_process = 0
@@ -115,6 +117,9 @@ class Publisher:
         if connection is None:
             return self.run(lambda: self.operation(events), changes=True)
         try:
+            if not self._checked:
+                run(connection, migrate.check())
+                self._checked = True
             return run(connection, self.operation(events))
         except psycopg.Error as error:
             raise as_store_error(error) from error
@@ -156,17 +161,21 @@ class Publisher:
     def _open_pool(self) -> "ConnectionPool[psycopg.Connection[Any]]":
         with self._pool_lock:
             if self._pool is None or self._pool_process != os.getpid():
-                # Where the database cannot be reached at all, say why at once: the pool would only
-                # know, some seconds later, that it waited.
-                self._connect_once()
+                self._check()
                 # A forked child leaves the parent's pool alone: the sockets are the parent's.
                 self._pool_process = os.getpid()
                 self._pool = self._make_pool()
             return self._pool
 
-    def _connect_once(self) -> None:
-        with translated():
-            connect(self._server.dsn(), name=self._name).close()
+    def _check(self) -> None:
+        """Look whether the database is there, and fit to be used.
+
+        Where it is not, say why at once: the pool would only know, some seconds later, that it
+        waited.
+        """
+        with translated(), connect(self._server.dsn(), name=self._name) as connection:
+            run(connection, migrate.check())
+        self._checked = True
 
     def _make_pool(self) -> "ConnectionPool[psycopg.Connection[Any]]":
         dsn = self._server.dsn
@@ -185,7 +194,7 @@ class Publisher:
 
     def _diagnose(self) -> StoreError:
         """Say why the pool gave nothing: it only knows that it waited."""
-        self._connect_once()
+        self._check()
         return StoreError(
             f"all {POOL_SIZE} connections of the bus were busy for {POOL_TIMEOUT:g} s: publish in "
             "fewer threads, or pass connection="

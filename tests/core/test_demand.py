@@ -1,0 +1,60 @@
+"""How much is taken at once."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgbus.core.demand import MOST_BYTES, MOST_EVENTS, Demand
+
+
+def learned(concurrency: int, *, seconds: float, size: int = 100, ordered: bool = True) -> Demand:
+    """A subscription's demand after many calls of ``seconds`` on events of ``size`` bytes."""
+    demand = Demand(concurrency, ordered=ordered)
+    for _ in range(200):
+        demand.observe(seconds)
+        demand.learn(10, 50, 50 * size)
+    return demand
+
+
+def test_slow_handlers_take_what_their_threads_can_begin() -> None:
+    demand = learned(4, seconds=1.0)
+    assert demand.target == 4
+    wish = demand.wish(0)
+    assert wish is not None
+    assert (wish.lanes, wish.quantity) == (4, 1)
+    assert demand.wish(4) is None
+    assert demand.wish(3) is not None
+
+
+def test_fast_handlers_take_a_fraction_of_a_second_in_advance() -> None:
+    assert 60 <= learned(4, seconds=1 / 64).target <= 64
+    assert learned(4, seconds=1e-5).target == MOST_EVENTS
+
+
+def test_large_events_are_bounded_by_their_bytes() -> None:
+    assert learned(4, seconds=1e-5, size=2**20).target == MOST_BYTES // 2**20
+    assert learned(40, seconds=1e-5, size=2**20).target == 40
+
+
+def test_a_new_subscription_begins_with_little() -> None:
+    assert Demand(8, ordered=True).target < 100
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@given(
+    concurrency=st.integers(1, 1000),
+    seconds=st.floats(0, 100),
+    size=st.integers(0, 2**25),
+    in_hand=st.integers(0, 5000),
+)
+def test_a_wish_never_goes_beyond_the_target(
+    *, ordered: bool, concurrency: int, seconds: float, size: int, in_hand: int
+) -> None:
+    demand = learned(concurrency, seconds=seconds, size=size, ordered=ordered)
+    wish = demand.wish(in_hand)
+    if wish is None:
+        assert in_hand >= concurrency
+    else:
+        assert wish.lanes >= 1
+        assert wish.quantity == 1 or ordered
+        assert in_hand + wish.lanes * wish.quantity <= demand.target

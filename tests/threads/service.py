@@ -1,0 +1,97 @@
+"""A service as a process of its own: ``python -m tests.threads.service <part>`` on ``$PGBUS_DSN``.
+
+It prints a line for whatever happens, so that a test can follow.
+"""
+
+import os
+import sys
+import threading
+from typing import Any
+
+from pgbus import Bus, ConfigurationError, Event
+
+
+class Created(Event, topic="orders.created", key="order"):
+    order: str
+    n: int = 0
+
+
+def say(*words: object) -> None:
+    print(*words, flush=True)
+
+
+def stubborn() -> None:
+    """Handle events until a signal comes; event 1 hangs."""
+    bus = Bus(service="stubborn")
+
+    @bus.subscribe("orders.*", name="billing")
+    def on_order(event: Created) -> None:
+        say("begin", event.n)
+        threading.Event().wait(60 if event.n == 1 else 0.3)
+        say("end", event.n)
+
+    bus.run(timeout=60)
+    say("drained")
+
+
+def forking() -> None:
+    """Fork while the bus runs: the child is refused, the parent goes on."""
+    bus = Bus(service="forking")
+
+    @bus.subscribe("orders.*", name="billing")
+    def on_order(event: Created) -> None:
+        say("handled", event.n)
+
+    with bus.running():
+        child = os.fork()
+        if child == 0:
+            in_child(bus)
+        os.waitpid(child, 0)
+        bus.publish(Created(order="a", n=1))
+        assert bus.wait_idle(10)
+    say("stopped")
+
+
+def in_child(bus: Bus) -> None:
+    for name, attempt in (
+        ("publish", lambda: bus.publish(Created(order="a"))),
+        ("start", bus.start),
+    ):
+        try:
+            attempt()
+        except ConfigurationError as error:
+            say(f"{name} refused:", error)
+    bus.close()
+    # As a web server's child ends: finalizers run, and must not touch what is the parent's.
+    sys.exit(0)
+
+
+def preloaded() -> None:
+    """Make the bus, use it, and only then fork the workers, as gunicorn does with preload."""
+    bus = Bus(service="preloaded")
+
+    @bus.subscribe("orders.*", name="billing")
+    def on_order(event: Created) -> None:
+        say("handled", event.n)
+
+    bus.publish(Created(order="a", n=1))
+    children = []
+    for n in (2, 3):
+        child = os.fork()
+        if child == 0:
+            bus.publish(Created(order="a", n=n))
+            with bus.running():
+                assert bus.wait_idle(10)
+            bus.close()
+            os._exit(0)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    bus.publish(Created(order="a", n=4))
+    say("children ended with", *codes)
+    bus.close()
+
+
+PARTS: dict[str, Any] = {"stubborn": stubborn, "forking": forking, "preloaded": preloaded}
+
+if __name__ == "__main__":
+    PARTS[sys.argv[1]]()

@@ -1,0 +1,98 @@
+"""Signals and forks, as a service's process meets them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pgbus import Bus, Event
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+Start = Callable[[str], subprocess.Popen[str]]
+
+
+class Created(Event, topic="orders.created", key="order"):
+    order: str
+    n: int = 0
+
+
+@pytest.fixture
+def start(bus: Bus, bus_dsn: str) -> Iterator[Start]:
+    """Start a part of tests.threads.service, whose queue is declared."""
+    started: list[subprocess.Popen[str]] = []
+
+    @bus.subscribe("orders.*", name="billing")
+    def on_order(event: Created) -> None: ...
+
+    bus.declare()
+
+    def start(part: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "tests.threads.service", part],
+            cwd=ROOT,
+            env={**os.environ, "PGBUS_DSN": bus_dsn},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains(start: Start, bus: Bus, number: signal.Signals) -> None:
+    process = start("stubborn")
+    bus.publish_many([Created(order="a", n=n) for n in (0, 2, 3)])
+    assert line(process) == "begin 0"
+    process.send_signal(number)
+    assert [line(process), line(process)] == ["end 0", "drained"]
+    assert process.wait(10) == 0
+    [status] = bus.status()
+    assert (status.ready, status.in_flight, status.workers) == (2, 0, 0)
+
+
+def test_a_second_signal_ends_at_once_and_the_event_comes_again(start: Start, bus: Bus) -> None:
+    process = start("stubborn")
+    bus.publish(Created(order="a", n=1))
+    assert line(process) == "begin 1"
+    process.terminate()
+    eventually(lambda: bus.status()[0].in_flight == 1)
+    process.terminate()
+    assert process.wait(10) == 128 + signal.SIGTERM
+    [status] = bus.status()
+    assert status.ready + status.in_flight == 1
+
+
+def test_a_child_of_a_running_bus_is_refused_and_the_parent_goes_on(start: Start) -> None:
+    output, errors = start("forking").communicate(timeout=30)
+    lines = output.splitlines()
+    assert [one.split(":")[0] for one in lines] == [
+        "publish refused",
+        "start refused",
+        "handled 1",
+        "stopped",
+    ], errors
+    assert "before a fork" in lines[0]
+
+
+def test_a_bus_that_was_used_before_a_fork_works_in_the_children(start: Start, bus: Bus) -> None:
+    output, errors = start("preloaded").communicate(timeout=60)
+    assert "children ended with 0 0" in output, errors
+    assert {"handled 1", "handled 2", "handled 3"} <= set(output.splitlines())
+    [status] = bus.status()
+    assert (status.ready, status.in_flight, status.workers) == (1, 0, 0)
