@@ -1,0 +1,166 @@
+"""What mypy is to know of the public names; nothing here is ever called.
+
+Checked by the ordinary run of mypy. What it must refuse is in ``test_wrong_use``.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, assert_type
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg.rows import dict_row
+
+from pgbus import (
+    REJECT,
+    Bus,
+    Context,
+    DeadLetter,
+    Event,
+    Incident,
+    Outgoing,
+    Receipt,
+    Reject,
+    Retry,
+    RetryAfter,
+    StoreError,
+    SubscriptionStatus,
+)
+
+
+class OrderCreated(Event, topic="orders.created", key="order_id"):
+    order_id: str
+    total: Decimal
+
+
+class OrderCancelled(Event, topic="orders.cancelled", version=2, key="order_id"):
+    order_id: str
+    reason: str = "none given"
+
+
+def events(event: OrderCreated) -> None:
+    assert_type(OrderCreated(order_id="17", total=Decimal(1)), OrderCreated)
+    assert_type(OrderCancelled(order_id="17").reason, str)
+    assert_type(event.total, Decimal)
+
+
+def a_bus() -> None:
+    assert_type(Bus(), Bus)
+    with Bus("postgresql://", service="shop", lease=5, on_unroutable="raise") as bus:
+        assert_type(bus, Bus)
+        assert_type(bus.dsn, str)
+        with bus.running(timeout=1) as running:
+            assert_type(running, Bus)
+        assert_type(bus.wait_idle(timeout=1.5), bool)
+    Bus(dedup_window=timedelta(days=1), prune_bindings=False)
+
+
+def publish(bus: Bus, event: OrderCreated, connection: psycopg.Connection) -> None:
+    assert_type(bus.publish(event), Receipt)
+    assert_type(bus.publish("orders.created", event), Receipt)
+    assert_type(bus.publish("orders.created", {"order_id": "17"}, key="17"), Receipt)
+    bus.publish(event, headers={"by": "desk-3"}, id=uuid4())
+    bus.publish(event, delay=1.5)
+    bus.publish(event, delay=timedelta(days=1))
+    bus.publish(event, at=datetime.now(UTC))
+    bus.publish(event, connection=connection)
+    bus.publish(event, connection=psycopg.connect(row_factory=dict_row))
+
+
+def receipt(one: Receipt) -> None:
+    assert_type(one.id, UUID)
+    assert_type(one.topic, str)
+    assert_type(one.queues, int)
+    assert_type(one.duplicate, bool)
+
+
+def publish_many(bus: Bus, created: OrderCreated, connection: psycopg.Connection) -> None:
+    mixed: list[Event | Outgoing] = [
+        created,
+        Outgoing("orders.noted", {"note": "urgent"}, key="17"),
+    ]
+    bus.publish_many([created, Outgoing("orders.noted", {"note": "urgent"}, headers={"by": "me"})])
+    assert_type(bus.publish_many([created, OrderCancelled(order_id="17")]), list[Receipt])
+    assert_type(bus.publish_many(mixed, connection=connection), list[Receipt])
+    bus.publish_many(OrderCancelled(order_id=f"{n}") for n in range(3))
+    bus.publish_many([created])
+
+
+def subscribe(bus: Bus) -> None:
+    @bus.subscribe("orders.*", "returns.#", name="billing", retry=Retry(), timeout=1)
+    def on_order(event: OrderCreated | OrderCancelled, context: Context) -> int:
+        return 1
+
+    def called(event: OrderCreated, context: Context) -> None:
+        assert_type(on_order(event, context), int)
+
+    @bus.subscribe("orders.*", on_exhausted="park", ordered=False, concurrency=1)
+    async def on_later(event: dict[str, Any]) -> str:
+        return str(event)
+
+    async def caller() -> None:
+        assert_type(await on_later({}), str)
+
+    @bus.subscribe("orders.created")
+    def on_created(event: OrderCreated, connection: psycopg.Connection[Any]) -> None: ...
+
+    seen: list[Any] = []
+    bus.subscribe("#", name="probe")(seen.append)
+
+
+def subscribe_as_it_is(bus: Bus, plain: Callable[[OrderCreated, Context], int]) -> None:
+    """The decorator returns the function unchanged: what a test calls is what was written."""
+    assert_type(
+        bus.subscribe("orders.*", name="billing")(plain), Callable[[OrderCreated, Context], int]
+    )
+
+
+def in_a_handler(context: Context, event: OrderCreated) -> None:
+    assert_type(context.id, UUID | None)
+    assert_type(context.topic, str | None)
+    assert_type(context.key, str | None)
+    assert_type(context.attempt, int)
+    assert_type(context.published_at, datetime)
+    assert_type(context.subscription, str)
+    assert_type(context.lease_lost, bool)
+    assert_type(context.publish(event), UUID)
+    assert_type(context.publish("orders.noted", {}, key="17", delay=2), UUID)
+    context.extend(30)
+
+
+def outcomes(later: RetryAfter) -> Retry:
+    assert_type(later.seconds, float)
+    if later.seconds > 60:
+        raise Reject("too late")
+    return Retry(max_attempts=3, on={ValueError: REJECT, OSError: Retry(initial=0.1)})
+
+
+def operators(bus: Bus, ids: list[UUID]) -> None:
+    assert_type(bus.status(), list[SubscriptionStatus])
+    assert_type(bus.status("billing", "shipping")[0].oldest_age, timedelta | None)
+    assert_type(bus.dead_letters("billing"), Iterator[DeadLetter])
+    for letter in bus.dead_letters("billing"):
+        assert_type(letter.id, UUID | None)
+        assert_type(letter.error, str)
+        assert_type(letter.attempts, int)
+    assert_type(bus.redrive("billing"), int)
+    assert_type(bus.redrive("billing", ids, limit=5), int)
+    assert_type(bus.drop_dead_letters("billing", ids=ids), int)
+    bus.drop_subscription("billing", force=True)
+    bus.rename_subscription("billing", "invoicing")
+
+
+def incidents(bus: Bus) -> None:
+    @bus.on_error
+    def tell(incident: Incident) -> None:
+        assert_type(incident.error, BaseException)
+        assert_type(incident.context, Context)
+        if incident.kind == "failure":
+            return
+
+    assert_type(tell, Callable[[Incident], None])
+
+
+def unsure(error: StoreError) -> bool:
+    return assert_type(error.outcome_unknown, bool)
