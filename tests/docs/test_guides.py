@@ -83,3 +83,17 @@ def test_links_lead_somewhere() -> None:
                 titles = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
                 slugs = {re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in titles}
                 assert heading in slugs, f"{guide.name}: {target}"
+
+
+def test_the_readme_says_what_make_does() -> None:
+    """Its lines for those without make are those of the Makefile."""
+    recipes = dict(
+        re.findall(
+            r"^(\w+):[^\n]*\n((?:\t[^\n]+\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE
+        )
+    )
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("\n")
+    for target in ("demo", "lint", "test"):
+        command, *_ = recipes[target].replace("$(BIN)", ".venv/bin").split(" $(ARGS)")
+        for line in command.strip().split("\n\t"):
+            assert line in readme, f"make {target}: {line}"
