@@ -3,6 +3,7 @@
 It prints a line for whatever happens, so that a test can follow.
 """
 
+import logging
 import os
 import sys
 import threading
@@ -22,6 +23,7 @@ def say(*words: object) -> None:
 
 def stubborn() -> None:
     """Handle events until a signal comes; event 1 hangs."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="log: %(message)s")
     bus = Bus(service="stubborn")
 
     @bus.subscribe("orders.*", name="billing")

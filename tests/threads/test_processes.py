@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from pgbus import Bus, Event
-from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[[str], subprocess.Popen[str]]
@@ -49,9 +48,13 @@ def start(bus: Bus, bus_dsn: str) -> Iterator[Start]:
         process.communicate()
 
 
-def line(process: subprocess.Popen[str]) -> str:
+def line(process: subprocess.Popen[str], *, log: str = "") -> str:
+    """Return the next line that is none of the log's, or that of the log that begins so."""
     assert process.stdout is not None
-    return process.stdout.readline().strip()
+    for one in process.stdout:
+        if one.startswith(f"log: {log}") if log else not one.startswith("log: "):
+            return one.strip()
+    return ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -71,7 +74,7 @@ def test_a_second_signal_ends_at_once_and_the_event_comes_again(start: Start, bu
     bus.publish(Created(order="a", n=1))
     assert line(process) == "begin 1"
     process.terminate()
-    eventually(lambda: bus.status()[0].in_flight == 1)
+    assert line(process, log="stopping")
     process.terminate()
     assert process.wait(10) == 128 + signal.SIGTERM
     [status] = bus.status()
