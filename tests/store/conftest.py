@@ -13,7 +13,7 @@ from tests.store.queue import Connection, Queue
 @pytest.fixture
 def aside() -> Iterator[ThreadPoolExecutor]:
     """Threads for statements that wait for another connection's transaction."""
-    with ThreadPoolExecutor() as threads:
+    with ThreadPoolExecutor(max_workers=20) as threads:
         yield threads
 
 
@@ -24,6 +24,7 @@ def connect(aside: ThreadPoolExecutor) -> Iterator[Callable[[str], Connection]]:
 
     def open_one(dsn: str) -> Connection:
         made.append(psycopg.connect(dsn, autocommit=True))
+        made[-1].execute("set lock_timeout = '10s'")  # a test that deadlocks itself shall fail
         return made[-1]
 
     yield open_one

@@ -68,6 +68,10 @@ class Worker:
     def heartbeat(self) -> bool:
         return run(self.connection, workers.heartbeat(self.id))
 
+    def leave(self) -> None:
+        """Sign off."""
+        run(self.connection, workers.stop(self.id))
+
     def expire(self) -> None:
         """Fall silent, long ago."""
         self.queue.connection.execute(
