@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# More for pytest: make test ARGS='-k lease'
+# More for pytest: make test ARGS='-k lease'; for the benchmarks: make bench ARGS='publish --quick'
 ARGS ?=
 # Debian's packaged PostgreSQL 15, where it is installed: its build differs from the embedded one.
 # (What tests/embedded starts is the embedded PostgreSQL in any case: once is enough.)
@@ -14,7 +14,7 @@ INSTALL = "$(BIN)/python" -m pip install --quiet --disable-pip-version-check --e
 .DEFAULT_GOAL := help
 # Two installs into one environment must not run side by side.
 .NOTPARALLEL:
-.PHONY: help demo test test-matrix lint format clean
+.PHONY: help demo test test-matrix bench lint format clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,11 @@ endif
 
 test-matrix: .venv/.ready  ## Run the suite on PostgreSQL 14, 15, 16, 17 and 18 (downloads them; wants npm)
 	$(BIN)/python -m tests.servers.matrix -- $(ARGS)
+
+# The peers' servers come from Debian's packages: benchmarks/peers/setup. Those that do not run are
+# left out.
+bench: .venv/.bench-ready  ## Measure pgbus beside its floors and its peers (an hour; ARGS='all --quick')
+	$(BIN)/python -m benchmarks $(or $(ARGS),all)
 
 lint: .venv/.ready  ## Check style, types and the direction of imports
 	$(BIN)/ruff check
@@ -59,4 +64,9 @@ clean:  ## Remove .venv, builds and caches; a downloaded PostgreSQL stays in .ca
 .venv/.ready: pyproject.toml | .venv/bin/pip
 	@echo "Installing pgbus and its development tools into .venv"
 	@$(INSTALL) '.[dev]'
+	@touch .venv/.demo-ready $@
+
+.venv/.bench-ready: pyproject.toml | .venv/bin/pip
+	@echo "Installing pgbus and the clients of its peers into .venv"
+	@$(INSTALL) '.[bench]'
 	@touch .venv/.demo-ready $@

@@ -33,6 +33,7 @@ class Crowd:
 
     def __init__(self, contender: str, dsn: str, job: Job, tallies: list[Tally]) -> None:
         self.tallies = tallies
+        self.began = 0.0
         self._processes = [
             SPAWN.Process(target=_consume, args=(contender, dsn, job, tally), daemon=True)
             for tally in tallies
@@ -63,6 +64,7 @@ class Crowd:
                 self._check()
                 if time.monotonic() > deadline:
                     raise RuntimeError("a consumer did not connect")
+        self.began = time.monotonic()
         for tally in self.tallies:
             tally.go.set()
 
@@ -121,9 +123,12 @@ def drain(consumers: Crowd, total: int, limit: float) -> Progress:
     first = consumers.handled
     end = consumers.reach(total, limit)
     last = min(consumers.handled, total)
-    if last <= first:
+    if last > first:
+        return Progress(last - first, end - start)
+    if last < total:
         raise RuntimeError(f"handled {last} of {total} events in {limit:.0f} s")
-    return Progress(last - first, end - start)
+    # So few that they came at once.
+    return Progress(last, end - consumers.began)
 
 
 def resident(pid: int) -> float:

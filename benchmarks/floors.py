@@ -18,6 +18,11 @@ TABLE = "pgmq.q_floor"
 INSERT = (
     f"insert into {TABLE} (vt, message, headers) values (clock_timestamp(), %s::jsonb, %s::jsonb)"
 )
+INSERT_MANY = (
+    f"insert into {TABLE} (vt, message, headers) select clock_timestamp(), b::jsonb, h::jsonb "
+    "from unnest(%b::text[], %b::text[]) as x(b, h)"
+)
+DELETE_MANY = f"delete from {TABLE} where msg_id = any (%s)"
 BLOCK = b"\0" * 8192
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -128,6 +133,18 @@ def delete(dsn: str, stored: Sequence[Row], callers: int) -> float:
 
         share(found, callers, work)
         return len(found) / (time.perf_counter() - start)
+
+
+def life(dsn: str, stored: Sequence[Row], size: int) -> None:
+    """INSERT rows and DELETE them, a commit for so many."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for part in batches(stored, size):
+            bodies, headers = zip(*part, strict=True)
+            connection.execute(INSERT_MANY, [list(bodies), list(headers)], prepare=True)
+        found = connection.execute(f"select msg_id from {TABLE} order by msg_id").fetchall()
+        for gone in batches(found, size):
+            ids = [number for (number,) in gone]
+            connection.execute(DELETE_MANY, [ids], prepare=True)
 
 
 def commits(dsn: str, count: int) -> float:

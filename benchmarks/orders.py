@@ -7,11 +7,13 @@ take turns, as those of many customers at once do: the events of one key lie far
 import gzip
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from pgbus import Event
+
+T = TypeVar("T")
 
 SIZE = 350
 """Bytes of an order's JSON."""
@@ -119,8 +121,8 @@ def position(number: int) -> int:
     return number - _FIRST
 
 
-def batches(events: Sequence[Event], size: int) -> Iterator[Sequence[Event]]:
-    """Cut events into batches."""
+def batches(events: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Cut events, or rows, into batches."""
     for start in range(0, len(events), size):
         yield events[start : start + size]
 

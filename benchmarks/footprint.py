@@ -1,0 +1,211 @@
+"""Program 5: what does pgbus leave behind, hold, and ask for?"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import psycopg
+from psycopg import sql
+
+from benchmarks import floors
+from benchmarks.crowd import crowd, resident
+from benchmarks.measure import Case, Series
+from benchmarks.orders import batches, orders
+from benchmarks.peers import PGBUS
+from benchmarks.peers.pgbus import QUEUE
+from benchmarks.report import Figure, Report
+from benchmarks.run import Opened, Run, median
+from benchmarks.sustained import BATCH, RATE, sustained
+from benchmarks.tally import Job
+from pgbus import Event
+
+BARE = "bare INSERT and DELETE"
+TEN, ONE, SINGLY = "10 events a key", "one event a key", "one event a key, published one by one"
+LIMIT = 120.0
+SETTLE, IDLE = 3.0, 20.0
+BURST = 20_000
+BURST_SECONDS = 5.0
+RESIDENT = 120.0
+MEMORY = "memory with the largest backlog waiting"
+QUIET = "idle"
+STORM = f"{BURST:,} events/s"
+LSN = "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')"
+
+
+def footprint(run: Run) -> Report:
+    """Measure WAL, growth, memory, and what an idle bus asks."""
+    series = []
+    with ExitStack() as stack:
+        series += run.rounds(_wal(run, stack))
+    with ExitStack() as stack:
+        series += run.rounds(_asked(run, stack))
+    series += _memory(run)
+    grown, figures = sustained(run)
+    series += grown
+    return Report(
+        program="footprint",
+        question="what does pgbus leave behind, hold in memory, and ask for when idle?",
+        setup=[
+            "WAL: from publishing (in batches of 1,000 where not one by one) to acknowledgement",
+            f"idle: transactions a second of one process with nothing to do, over {IDLE:.0f} s",
+            f"NOTIFY: those sent at {BURST:,} events/s in batches of 100 while a process handles",
+            f"memory: the most that a subscriber had with {max(run.backlogs):,} events waiting",
+            f"sustained: {RATE:,} events/s in batches of {BATCH}, handled meanwhile, order checked",
+            run.method.replace("events/s", "as stated"),
+        ],
+        figures=[*_figures(series), *figures],
+        series=series,
+        left_out=run.taken_left_out(),
+        machine=run.machine,
+    )
+
+
+def _wal(run: Run, stack: ExitStack) -> list[Case]:
+    ours = stack.enter_context(run.contender(PGBUS, "order"))
+    bare = stack.enter_context(run.server.database())
+    many, few = run.events, max(20, run.events // 10)
+    cases = []
+    for shape, events, size in (
+        (TEN, orders(many, max(1, many // 10)), 1000),
+        (ONE, orders(many, many), 1000),
+        (SINGLY, orders(few, few), 1),
+    ):
+        stored = floors.rows(bare, events)
+        cases += [
+            _life(shape, ours, events, size),
+            _bare(shape, bare, stored, size),
+        ]
+    return cases
+
+
+def _life(shape: str, ours: Opened, events: Sequence[Event], size: int) -> Case:
+    def once() -> float:
+        ours.peer.clear("order")
+
+        def work() -> None:
+            if size > 1:
+                ours.peer.publish_many(events, size)
+            with crowd(PGBUS, ours.dsn, Job("order")) as consumers:
+                if size == 1:
+                    ours.peer.publish_each(events, 1)
+                consumers.reach(len(events), LIMIT)
+
+        return _written(ours.dsn, work) / len(events)
+
+    return Case(f"WAL: {shape}", "pgbus", once, "bytes/event", ours=True)
+
+
+def _bare(shape: str, dsn: str, stored: Sequence[floors.Row], size: int) -> Case:
+    def once() -> float:
+        floors.prepare(dsn)
+        return _written(dsn, lambda: floors.life(dsn, stored, size)) / len(stored)
+
+    return Case(f"WAL: {shape}", BARE, once, "bytes/event")
+
+
+def _written(dsn: str, work: Callable[[], object]) -> float:
+    """Return how many bytes of WAL the server writes meanwhile."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        before = connection.execute(LSN).fetchone()
+        work()
+        after = connection.execute(LSN).fetchone()
+    assert before is not None
+    assert after is not None
+    return float(after[0] - before[0])
+
+
+def _asked(run: Run, stack: ExitStack) -> list[Case]:
+    ours = stack.enter_context(run.contender(PGBUS, "order"))
+    scale = min(1.0, run.seconds / 20)
+
+    def idle() -> float:
+        ours.peer.clear("order")
+        with crowd(PGBUS, ours.dsn, Job("order")):
+            time.sleep(SETTLE * scale)
+            before = _transactions(run, ours.dsn)
+            time.sleep(IDLE * scale)
+            return (_transactions(run, ours.dsn) - before) / (IDLE * scale)
+
+    def storm() -> float:
+        ours.peer.clear("order")
+        with crowd(PGBUS, ours.dsn, Job("order")):
+            time.sleep(SETTLE * scale)
+            return _notified(ours, BURST_SECONDS * scale)
+
+    return [
+        Case(QUIET, "pgbus, transactions", idle, "/s", ours=True),
+        Case(STORM, "pgbus, notifications", storm, "/s", ours=True),
+    ]
+
+
+def _transactions(run: Run, dsn: str) -> float:
+    """Count a database's transactions, from another database: not to be counted."""
+    name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+    with run.server.connect() as connection:
+        row = connection.execute(
+            "select xact_commit + xact_rollback from pg_stat_database where datname = %s", [name]
+        ).fetchone()
+    assert row is not None
+    return float(row[0])
+
+
+def _notified(ours: Opened, seconds: float) -> float:
+    """Publish at a high rate and return how many notifications a second that sends."""
+    events = orders(int(BURST * seconds), 1000)
+    with psycopg.connect(ours.dsn, autocommit=True) as listener:
+        for channel in (f"pgbus_{QUEUE}", "pgbus"):
+            listener.execute(sql.SQL("listen {}").format(sql.Identifier(channel)))
+        start = time.monotonic()
+        for number, part in enumerate(batches(events, 100)):
+            time.sleep(max(0.0, start + number * 100 / BURST - time.monotonic()))
+            ours.peer.publish_many(part, 100)
+        took = time.monotonic() - start
+        count = sum(1 for _ in listener.notifies(timeout=0.5))
+    return count / took
+
+
+def _memory(run: Run) -> list[Series]:
+    size = max(run.backlogs)
+    series = []
+    with run.contender(PGBUS, "order") as ours:
+        run.tell(f"filling {size:,} for the memory")
+        for start in range(0, size, 100_000):
+            part = orders(size, size)[start : start + 100_000]
+            ours.peer.publish_many(part, 1000)
+        for title, pause in (("a fast handler", 0.0), ("a handler of 10 ms", 0.01)):
+            with crowd(PGBUS, ours.dsn, Job("order", pause=pause)) as consumers:
+                time.sleep(min(10.0, run.seconds / 4))
+                value = resident(consumers.pids[0])
+            series.append(
+                Series(shape=f"{MEMORY} ({size:,})", contender=title, unit="MiB", values=[value])
+            )
+    return series
+
+
+def _figures(series: Sequence[Series]) -> list[Figure]:
+    found = []
+    for shape, most in ((TEN, 1.5), (ONE, 2.0), (SINGLY, 2.0)):
+        ours, bare = median(series, f"WAL: {shape}", "pgbus"), median(series, f"WAL: {shape}", BARE)
+        if ours and bare:
+            found.append(
+                Figure(
+                    what=f"WAL, {shape}",
+                    reached=ours / bare,
+                    bound="at most",
+                    wanted=most,
+                    basis=BARE,
+                )
+            )
+    limits = {
+        (QUIET, "pgbus, transactions"): ("transactions of an idle process", 1.0, "/s"),
+        (STORM, "pgbus, notifications"): (f"NOTIFY at {STORM}", 20.0, "/s"),
+    }
+    for one in series:
+        if one.shape.startswith(MEMORY):
+            limits[one.shape, one.contender] = (f"memory, {one.contender}", RESIDENT, "MiB")
+        if (one.shape, one.contender) in limits:
+            what, most, unit = limits[one.shape, one.contender]
+            found.append(
+                Figure(what=what, reached=one.median, bound="at most", wanted=most, unit=unit)
+            )
+    return found

@@ -1,0 +1,146 @@
+"""Program 4: what do taking, publishing and handling cost as the backlog grows?"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import psycopg
+
+from benchmarks.backlog import Backlog, Shape
+from benchmarks.measure import Case, Series
+from benchmarks.report import Figure, Report
+from benchmarks.run import Run, median
+
+TAKES = 30
+MOST = 1.3
+OPERATIONS = ("take", "publish", "handle")
+
+
+def shapes(scale: float) -> list[Shape]:
+    """Return the shapes of a backlog; ``scale`` makes what lies in front smaller."""
+    return [
+        Shape("1 key", lambda n: 0),  # noqa: ARG005 - the same key for each
+        Shape("1,000 keys", lambda n: n % 1000),
+        Shape("one event a key", lambda n: n),
+        Shape("without keys", None),
+        Shape("a hot key in front, waiting", lambda n: n, hot=int(100_000 * scale)),
+        Shape(
+            "a hot key in front, in flight", lambda n: n, hot=int(100_000 * scale), hot_taken=True
+        ),
+        Shape("beside delayed events", lambda n: n, delayed=int(100_000 * scale)),
+        Shape("beside events delayed by pgmq.send", lambda n: n, foreign=int(100_000 * scale)),
+        Shape("beside events in flight", lambda n: n, in_flight=int(10_000 * scale)),
+    ]
+
+
+def growth(run: Run) -> Report:
+    """Measure what operations cost beside a backlog, and compare with a small one."""
+    least, most = min(run.backlogs), max(run.backlogs)
+    scale = min(1.0, most / 100_000)
+    step = max(50, min(10_000, run.events // 5))
+    chosen = shapes(scale)
+    series = []
+    for shape in chosen:
+        with ExitStack() as stack:
+            cases = []
+            for size in run.backlogs:
+                run.tell(f"filling {size:,}: {shape.name}")
+                backlog = stack.enter_context(Backlog(run.server, shape, size, step))
+                cases += _cases(shape, backlog)
+            series += run.rounds(_in_order(cases))
+    series += _snapshot(run, sorted(run.backlogs)[len(run.backlogs) // 2], step)
+    return Report(
+        program="growth",
+        question="what do taking, publishing and handling cost as the backlog grows?",
+        setup=[
+            "beside a backlog of " + ", ".join(f"{size:,}" for size in run.backlogs) + " events:",
+            f"take: {TAKES} statements that lease 100 keys with up to 10 events each, per event",
+            f"publish: {step:,} events in batches of 100, into the backlog",
+            f"handle: a process that gets through {step:,} events while the backlog waits",
+            f"in front or beside: {_sizes(scale)}",
+            run.method.replace("unit: events/s", "unit: µs an event (take), events/s"),
+        ],
+        figures=_figures(series, [shape.name for shape in chosen], least, most),
+        series=series,
+        left_out=run.taken_left_out(),
+        machine=run.machine,
+        baseline=_label(least),
+    )
+
+
+def _sizes(scale: float) -> str:
+    many, some = 100_000 * scale, 10_000 * scale
+    return f"{many:,.0f} events of a hot key, {many:,.0f} delayed ones, {some:,.0f} in flight"
+
+
+def _label(size: int) -> str:
+    return f"{size:,} waiting"
+
+
+def _cases(shape: Shape, backlog: Backlog) -> list[Case]:
+    def case(operation: str, work: Callable[[], float], unit: str) -> Case:
+        return Case(f"{operation}: {shape.name}", _label(backlog.size), work, unit, ours=True)
+
+    return [
+        case("take", lambda: backlog.take(TAKES), "µs/event"),
+        case("publish", backlog.publish, "events/s"),
+        case("handle", backlog.handle, "events/s"),
+    ]
+
+
+def _in_order(cases: Sequence[Case]) -> list[Case]:
+    """Bring the backlogs of an operation together; each one's publish still precedes its handle."""
+    return sorted(cases, key=lambda case: OPERATIONS.index(case.shape.split(":")[0]))
+
+
+def _snapshot(run: Run, size: int, step: int) -> list[Series]:
+    """Handle beside a transaction that keeps every dead row from being removed."""
+    shape = Shape("1,000 keys", lambda n: n % 1000)
+    values: dict[str, list[float]] = {"none": [], "a snapshot held open": []}
+    run.tell("a long open snapshot")
+    for title, found in values.items():
+        with (
+            Backlog(run.server, shape, size, step) as backlog,
+            psycopg.connect(backlog.dsn) as old,
+        ):
+            if title != "none":
+                old.execute("set transaction isolation level repeatable read")
+                old.execute("select count(*) from pgmq.meta")
+            for _ in range(2 * run.repeat):
+                backlog.publish()
+                found.append(backlog.handle())
+            old.rollback()
+    note = "first to last: " + ", ".join(
+        f"{value:,.0f}" for value in values["a snapshot held open"]
+    )
+    title = f"handle: {_label(size)}, 1,000 keys, {2 * run.repeat} times {step:,} events"
+    return [
+        Series(shape=title, contender="no snapshot", unit="events/s", values=values["none"]),
+        Series(
+            shape=title,
+            contender="a long open snapshot",
+            unit="events/s",
+            values=values["a snapshot held open"],
+            note=note,
+        ),
+    ]
+
+
+def _figures(series: Sequence[Series], names: Sequence[str], least: int, most: int) -> list[Figure]:
+    found = []
+    for operation in OPERATIONS:
+        for name in names:
+            title = f"{operation}: {name}"
+            small, large = (median(series, title, _label(size)) for size in (least, most))
+            if not small or not large:
+                continue
+            cost = large / small if operation == "take" else small / large
+            found.append(
+                Figure(
+                    what=f"cost of {title}",
+                    reached=cost,
+                    bound="at most",
+                    wanted=MOST,
+                    basis=f"{_label(most)} to {_label(least)}",
+                )
+            )
+    return found

@@ -1,0 +1,85 @@
+"""Each program of the suite runs, at a size at which its figures mean nothing."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.app import PROGRAMS
+
+from tests.servers.server import Server
+
+TINY = ("--events=40", "--repeat=1", "--no-warm-up", "--seconds=1")
+BACKLOGS = ("--backlog=50", "--backlog=100")
+# What must be among the figures of each, whatever was reached.
+FIGURES = {
+    "publish": "one by one to raw INSERT and commit",
+    "handle": "transactional handlers",
+    "latency": "p99 from publish to handler at 500 events/s",
+    "growth": "cost of handle: a hot key in front, in flight",
+    "footprint": "WAL, 10 events a key",
+}
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_measures_and_reports(program: str, server: Server, tmp_path: Path) -> None:
+    found, tables = tmp_path / "found.json", tmp_path / "tables.md"
+    done = run(
+        program,
+        *TINY,
+        *BACKLOGS,
+        "--peers=none",
+        f"--dsn={server.dsn()}",
+        f"--json={found}",
+        f"--markdown={tables}",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    [report] = json.loads(found.read_text())
+    assert report["program"] == program
+    assert report["machine"]["fsync"] in ("on", "off")
+    assert FIGURES[program] in [figure["what"] for figure in report["figures"]]
+    assert all(one["median"] >= 0 and one["unit"] for one in report["series"])
+    assert not failures(report)
+    assert report["question"] in done.stdout
+    assert FIGURES[program] in tables.read_text()
+
+
+def failures(report: dict[str, Any]) -> list[str]:
+    """What was left out because it failed, and not because it is not here."""
+    return [line for line in report["left_out"] if "Error" in line]
+
+
+def test_the_help_names_every_program() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert all(program in done.stdout for program in (*PROGRAMS, "all"))
+
+
+def test_an_unknown_peer_is_refused() -> None:
+    done = run("publish", "--peers=kafka")
+    assert done.returncode == 2
+    assert "kafka" in done.stderr
+
+
+def test_a_missing_peer_is_left_out_with_a_line_that_says_so(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGBUS_BENCH_REDIS", "redis://127.0.0.1:1/0")
+    found = tmp_path / "found.json"
+    done = run("publish", *TINY, "--peers=redis", f"--dsn={server.dsn()}", f"--json={found}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    [report] = json.loads(found.read_text())
+    assert [line for line in report["left_out"] if line.startswith("Redis Streams:")]
