@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 
-from pgbus.core.codec import read_headers
+from pgbus.core.decoding import read_headers
 from pgbus.core.registry import Handler, UnknownType, inspect_handler, subscription_name
 from pgbus.errors import ConfigurationError, InvalidName, PayloadError
 from pgbus.model.event import Event

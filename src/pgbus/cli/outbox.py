@@ -8,7 +8,7 @@ from uuid import UUID
 from pgbus import Bus, Outgoing, Receipt
 from pgbus.cli.lines import Line, Template
 from pgbus.cli.printer import count
-from pgbus.core.codec import Encoder
+from pgbus.core.encoding import Encoder
 from pgbus.errors import ConfigurationError, PayloadError, PgbusError, StoreError
 
 

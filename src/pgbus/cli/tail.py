@@ -18,7 +18,7 @@ from rich.text import Text
 from pgbus.cli.access import open_bus
 from pgbus.cli.options import Dsn, Json
 from pgbus.cli.printer import clean, output, remark, shorten, write_json
-from pgbus.core.codec import read_headers
+from pgbus.core.decoding import read_headers
 from pgbus.core.patterns import expand
 from pgbus.errors import StoreError
 from pgbus.model.envelope import Incoming

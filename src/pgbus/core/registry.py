@@ -14,7 +14,7 @@ from typing import Annotated, Any, Union
 import msgspec
 import psycopg
 
-from pgbus.core.codec import decode
+from pgbus.core.decoding import decode
 from pgbus.core.patterns import matches
 from pgbus.errors import ConfigurationError, PayloadError, PgbusError
 from pgbus.model.envelope import Incoming

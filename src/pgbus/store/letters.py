@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from pgbus.core.codec import read_headers
+from pgbus.core.decoding import read_headers
 from pgbus.errors import ConfigurationError
 from pgbus.model import envelope
 from pgbus.model.status import DeadLetter

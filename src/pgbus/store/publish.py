@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from pgbus.core.codec import Encoded
+from pgbus.core.encoding import Encoded
 from pgbus.errors import Unroutable
 from pgbus.model.envelope import Receipt
 from pgbus.model.names import TAIL_PREFIX

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import psycopg
 
-from pgbus.core.codec import MAX_BODY, MAX_HEADERS, MISSING, Encoder, outgoing
+from pgbus.core.encoding import MAX_BODY, MAX_HEADERS, MISSING, Encoder, outgoing
 from pgbus.core.patterns import check_pattern, expand
 from pgbus.core.registry import inspect_handler, subscription_name
 from pgbus.errors import ConfigurationError

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
-from pgbus.core.codec import MISSING, Encoded, outgoing
+from pgbus.core.encoding import MISSING, Encoded, outgoing
 from pgbus.model.delivery import Message
 from pgbus.model.envelope import Incoming, Outgoing
 from pgbus.model.event import Event

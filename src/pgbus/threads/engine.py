@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
-from pgbus.core.codec import Encoded
+from pgbus.core.encoding import Encoded
 from pgbus.model.envelope import Outgoing
 from pgbus.store import topology, workers
 from pgbus.store.query import Operation

@@ -13,7 +13,7 @@ from uuid import UUID
 import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from pgbus.core.codec import Encoded, Encoder
+from pgbus.core.encoding import Encoded, Encoder
 from pgbus.core.ids import RANDOM_BYTES, new_event_id
 from pgbus.errors import PgbusError, StoreError
 from pgbus.model.envelope import Outgoing, Receipt
@@ -72,7 +72,7 @@ class Publisher:
         correlation_id: str | None = None,
         causation_id: str | None = None,
     ) -> Encoded:
-        """Make an event ready to be stored; see :meth:`pgbus.core.codec.Encoder.encode`."""
+        """Make an event ready to be stored; see :meth:`pgbus.core.encoding.Encoder.encode`."""
         now = time.time()
         moment = datetime.fromtimestamp(now, UTC)
         return self._encoder.encode(

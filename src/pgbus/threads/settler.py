@@ -14,7 +14,7 @@ from datetime import timedelta
 
 import psycopg
 
-from pgbus.core.codec import Encoded
+from pgbus.core.encoding import Encoded
 from pgbus.errors import LeaseLost, PgbusError, Unroutable
 from pgbus.store.publish import publish
 from pgbus.store.query import run

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from pgbus.core.codec import Encoded
+from pgbus.core.encoding import Encoded
 from pgbus.model.envelope import Outgoing
 from pgbus.store.query import Operation
 from pgbus.store.workers import known_elsewhere

@@ -14,7 +14,8 @@ from typing import assert_never
 import msgspec
 import psycopg
 
-from pgbus.core.codec import Encoded, read_headers
+from pgbus.core.decoding import read_headers
+from pgbus.core.encoding import Encoded
 from pgbus.core.registry import UnknownType
 from pgbus.core.retry import decide
 from pgbus.core.verdict import Again, Bury, Done, GiveBack, Verdict

@@ -9,38 +9,24 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pgbus.core.codec import (
+from pgbus.core.decoding import decode
+from pgbus.core.encoding import (
     MAX_BODY_CEILING,
     MAX_DELAY,
     Encoded,
     Encoder,
-    decode,
     outgoing,
-    read_headers,
 )
 from pgbus.errors import ConfigurationError, InvalidTopic, PayloadError, PayloadTooLarge
-from pgbus.model.envelope import RESERVED, Incoming, Outgoing
+from pgbus.model.envelope import RESERVED, Outgoing
 from pgbus.model.event import Event
-
-NEW_ID = UUID("017f22e2-79b0-7cc3-98c4-dc0c0c07398f")
-GIVEN_ID = UUID("f81d4fae-7dec-11d0-a765-00a0c91e6bf6")
-NOW = "2026-01-31T12:00:00.123456Z"
-MARKER = "marker-7f3a"
-ENCODER = Encoder(source="shop")
-
-
-class Created(Event, topic="orders.created", version=3, key="order_id"):
-    order_id: str | None
-    total: Decimal = Decimal(0)
-    note: str | None = None
-    weight: float | None = None
+from tests.core.samples import ENCODER, GIVEN_ID, MARKER, NEW_ID, NOW, Created, json_values
 
 
 class Unkeyed(Event, topic="orders.seen"):
@@ -487,18 +473,6 @@ def test_the_size_limit_is_exact() -> None:
         encode("x" * (2**20 - 1))
 
 
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text()
-    | st.sampled_from(["\\u0000", "null", "NaN", "1e400,", "[[", '"', "\\"]),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=20,
-)
-
-
 def holds_nul(value: Any) -> bool:
     if isinstance(value, str):
         return "\0" in value
@@ -531,167 +505,6 @@ def test_raw_text_is_stored_as_it_is_or_refused(raw: bytes | str) -> None:
     value = json.loads(body)
     assert not holds_nul(value)
     json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-
-
-NOTHING = Incoming(None, None, None, None, None, None, None, {})
-
-
-class TestReadHeaders:
-    @pytest.mark.parametrize("own", [{}, {"Tenant": "1"}])
-    def test_what_was_written(self, own: dict[str, str]) -> None:
-        encoded = ENCODER.encode(
-            Outgoing("t", Created(order_id="7"), headers=own),
-            new_id=NEW_ID,
-            time=NOW,
-            correlation_id="c-1",
-            causation_id="c-2",
-        )
-        expected = Incoming(
-            id=NEW_ID,
-            topic="t",
-            version=3,
-            key="7",
-            correlation_id="c-1",
-            causation_id="c-2",
-            published_at=datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC),
-            headers=own,
-        )
-        assert read_headers(encoded.headers) == expected
-        assert read_headers(encoded.headers.encode()) == expected
-
-    @pytest.mark.parametrize(
-        "raw",
-        [
-            None,
-            "",
-            "null",
-            "1",
-            "[]",
-            '"x"',
-            "{}",
-            "{",
-            b"\xff",
-            '{"id":1,"pgbus-topic":2,"type":[],"pgbus-version":"1","time":"soon","x-pgmq-group":null}',
-            '{"id":"x","pgbus-version":0,"time":"2026-01-31T12:00:00","correlationid":{}}',
-            '{"pgbus-version":1.5,"pgbus-dead":{"error":"x"}}',
-            '{"pgbus-version":true,"id":null}',
-            "[" * 100_000,
-            '{"a":' * 100_000,
-        ],
-    )
-    def test_what_says_nothing(self, raw: str | bytes | None) -> None:
-        assert read_headers(raw) == NOTHING
-
-    def test_a_foreign_message(self) -> None:
-        found = read_headers('{"type":"orders.created","id":"nope","a":[1,{"b":null}]}')
-        assert found == dataclasses.replace(
-            NOTHING, topic="orders.created", headers={"a": [1, {"b": None}]}
-        )
-
-    @pytest.mark.parametrize("group", ["7", "1.50", "true", "[1, 2]", '{"a": null}'])
-    def test_a_group_that_is_no_string_is_its_json_text(self, group: str) -> None:
-        found = read_headers(f'{{"x-pgmq-group":{group},"id":"nope"}}')
-        assert found == dataclasses.replace(NOTHING, key=group)
-
-    def test_a_foreign_header_that_cannot_be_decoded_spoils_the_foreign_ones_alone(self) -> None:
-        found = read_headers('{"type":"a","x-pgmq-group":"k","b":1,"c":1e400}')
-        assert found == dataclasses.replace(NOTHING, topic="a", key="k")
-
-    def test_the_topic_is_pgbus_own_before_the_type(self) -> None:
-        assert read_headers('{"type":"a","pgbus-topic":"b"}').topic == "b"
-        assert read_headers('{"type":"a","pgbus-topic":1}').topic == "a"
-
-    @given(
-        st.dictionaries(
-            st.sampled_from(
-                ["id", "type", "time", "pgbus-topic", "pgbus-version", "x-pgmq-group", "source"]
-            )
-            | st.text(),
-            json_values | st.uuids().map(str) | st.datetimes().map(str),
-        )
-        | json_values
-    )
-    @settings(max_examples=300)
-    def test_any_json_can_be_read(self, value: Any) -> None:
-        found = read_headers(msgspec.json.encode(value))
-        assert found.id is None or isinstance(found.id, UUID)
-        for text in (found.topic, found.key, found.correlation_id, found.causation_id):
-            assert text is None or isinstance(text, str)
-        assert found.version is None or (type(found.version) is int and found.version >= 1)
-        assert found.published_at is None or found.published_at.utcoffset() is not None
-        if isinstance(value, dict):
-            for name, own in found.headers.items():
-                assert value[name] == own
-
-    @given(st.binary())
-    def test_any_bytes_can_be_read(self, raw: bytes) -> None:
-        read_headers(raw)
-
-
-class Picky(msgspec.Struct):
-    a: int = 0
-
-    def __post_init__(self) -> None:
-        if self.a == 1:
-            raise ValueError(MARKER)
-        if self.a == 2:
-            raise KeyError(MARKER)
-
-
-class Mood(enum.Enum):
-    GOOD = "good"
-
-
-class Moody(msgspec.Struct):
-    mood: list[Mood]
-
-
-class Day(msgspec.Struct):
-    day: datetime
-
-
-class TestDecode:
-    @pytest.mark.parametrize(
-        ("kind", "body", "said"),
-        [
-            (Created, "{}", "Object missing required field `order_id`"),
-            (Created, '{"order_id":7}', r"Expected `str \| null`, got `int` - at `\$.order_id`"),
-            (Created, "[]", "Expected `object`, got `array`"),
-            (Created, None, "NULL"),
-            (Created, "", "Input data was truncated"),
-            (Created, b'{"order_id":"\xff"}', "not UTF-8"),
-            (Created, '{"order_id":marker-7f3a}', "malformed"),
-            (Created, '{"order_id":"7","total":"marker-7f3a"}', r"- at `\$.total`"),
-            (Moody, '{"mood":["good","marker-7f3a"]}', r"not one of those.* - at `\$.mood\[1\]`"),
-            (Day, '{"day":"marker-7f3a"}', r"- at `\$.day`"),
-            (Picky, '{"a":1}', "ValidationError"),
-            (Picky, '{"a":2}', "KeyError"),
-            (Any, "1e400", "Number out of range"),
-            (Any, "9" * 5000, "Integer value out of range"),
-            (Any, "[" * 10_000 + "]" * 10_000, "nested too deep"),
-            (int, "9223372036854775808" * 300, "out of range"),
-        ],
-    )
-    def test_what_does_not_fit(self, kind: Any, body: str | bytes | None, said: str) -> None:
-        with pytest.raises(PayloadError, match=said) as caught:
-            decode(msgspec.json.Decoder(kind), body)
-        assert MARKER not in str(caught.value)
-        assert caught.value.__cause__ is None
-
-    def test_what_does(self) -> None:
-        decoder = msgspec.json.Decoder(Created)
-        assert decode(decoder, '{"order_id":null,"more":1}') == Created(order_id=None)
-        assert decode(decoder, b'{"order_id":"7","total":"1.50"}') == Created(
-            order_id="7", total=Decimal("1.50")
-        )
-
-    @given(st.binary() | st.text().filter(lambda text: text.isascii()))
-    def test_nothing_else_is_raised(self, body: bytes | str) -> None:
-        for kind in (Any, Created, Picky):
-            try:
-                decode(msgspec.json.Decoder(kind), body)
-            except PayloadError:
-                continue
 
 
 def test_a_deep_stack_does_not_break_encoding() -> None:
