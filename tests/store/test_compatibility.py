@@ -44,6 +44,27 @@ def test_a_newer_schema_without_breaking_changes_works(bus: Bus, connection: Con
     assert sorted(handled) == [1, 2]
 
 
+def test_a_newer_schema_makes_the_functions_of_a_subscription_anew(
+    bus: Bus, connection: Connection
+) -> None:
+    handled = counting(bus)
+    bus.declare()
+    connection.execute(
+        "create or replace function pgbus.bury_billing(p_worker bigint) returns integer "
+        "language sql return 1 / 0"
+    )
+    made = "select prosrc from pg_proc where oid = 'pgbus.bury_billing(bigint)'::regprocedure"
+    old = connection.execute(made.encode()).fetchone()
+    bus.declare()
+    assert connection.execute(made.encode()).fetchone() == old
+    remember(connection, breaking=False)
+    with bus.running():
+        assert connection.execute(made.encode()).fetchone() != old
+        bus.publish("orders.created", 1)
+        assert bus.wait_idle()
+    assert handled == [1]
+
+
 def test_a_newer_schema_with_breaking_changes_is_refused(bus: Bus, connection: Connection) -> None:
     counting(bus)
     bus.install()

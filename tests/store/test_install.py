@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import psycopg
@@ -10,12 +11,13 @@ from pgmq import install_pgmq_from_sql
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from pgbus import Bus, IncompatibleDatabase, StoreError
+from pgbus import Bus, IncompatibleDatabase, Retry, StoreError
 from pgbus.store import migrate
 from pgbus.store.statements import migrations
 from tests.proxy import FaultProxy
 from tests.servers import Server
 from tests.store.catalog import content, snapshot
+from tests.waiting import eventually
 
 INSTALLER = """
 import sys
@@ -172,6 +174,52 @@ def owned_dsn(server: Server) -> Iterator[str]:
         yield make_conninfo(dsn, user=name.as_string().strip('"'), password="not a secret")
         server.drop_database(dsn)
         connection.execute(sql.SQL("drop role {}").format(name))
+
+
+HOSTILE = {
+    "search_path": "nowhere",
+    "default_transaction_isolation": "serializable",
+    "TimeZone": "Pacific/Kiritimati",
+    "DateStyle": "German, DMY",
+    "IntervalStyle": "iso_8601",
+    "plpgsql.variable_conflict": "use_column",
+    "transform_null_equals": "on",
+    "synchronous_commit": "off",
+    "idle_in_transaction_session_timeout": "2s",
+    "jit": "on",
+    "jit_above_cost": "0",
+    "enable_indexscan": "off",
+}
+
+
+def test_neither_installing_nor_running_depends_on_a_databases_defaults(
+    dsn: str, bus_dsn: str
+) -> None:
+    name = sql.Identifier(str(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]))
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for setting, value in HOSTILE.items():
+            change = sql.SQL("alter database {} set {} = {}")
+            parts = (sql.Identifier(word) for word in setting.split("."))
+            connection.execute(change.format(name, sql.SQL(".").join(parts), sql.Literal(value)))
+    handled: list[int] = []
+    failed = threading.Event()
+    with Bus(dsn) as bus:
+        bus.install()
+        assert snapshot(dsn) == snapshot(bus_dsn)
+
+        @bus.subscribe("orders.#", name="billing", retry=Retry(max_attempts=2, initial=0.01))
+        def on_order(event: int) -> None:
+            if event == 2 and not failed.is_set():
+                failed.set()
+                raise ValueError
+            handled.append(event)
+
+        with bus.running():
+            bus.publish("orders", 3, key="k", delay=0.2)
+            for n in (1, 2):
+                bus.publish("orders.created", n, key="k")
+            eventually(lambda: handled == [1, 2, 3])
+            assert bus.wait_idle()
 
 
 def test_the_owner_of_a_database_needs_no_more_rights(owned_dsn: str) -> None:

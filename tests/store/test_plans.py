@@ -83,6 +83,38 @@ def test_taking_and_settling_use_their_indexes_alone(any_queue: Queue, lanes: in
         assert set(reading.used) == {PRIMARY, "lease_pkey", "attempt_pkey"}
 
 
+@pytest.mark.parametrize("kind", ["unordered", "parking"])
+def test_other_kinds_of_subscriptions_use_their_indexes_alone(
+    kind: str,
+    new_database: Callable[[str], str],
+    installed_template: str,
+    connect: Callable[[str], Connection],
+) -> None:
+    connection = connect(new_database(installed_template))
+    queue = Queue(connection, ordered=kind != "unordered", park=kind == "parking")
+    still(connection, "pgmq.q_billing", "pgmq.q_billing_dlq", "pgbus.lease", "pgbus.attempt")
+    connection.execute("analyze")
+    queue.fill(20_000, keys=4_000)
+    connection.execute(
+        "insert into pgmq.q_billing_dlq (vt, message, headers) select clock_timestamp(), '1', "
+        "jsonb_build_object('pgbus-dead', jsonb_build_object('msg_id', -n, 'lane', -n)) "
+        "from generate_series(1, 5000) n"
+    )
+    worker = Worker(connection, queue)
+    for _ in range(7):
+        wish = worker.wish(lanes=30, quantity=2)
+        with metered(connection) as reading:
+            taken = run(connection, leases.take(wish))
+        assert len(taken.chunks) == 30
+        assert reading.scanned == {}
+        assert reading.total <= 500
+        assert LANE in reading.used if kind == "parking" else LANE not in reading.used
+        with metered(connection) as reading:
+            settle_mixed(worker, taken.chunks)
+        assert reading.scanned == {}
+        assert reading.total <= 500
+
+
 def settle_mixed(worker: Worker, chunks: list[Chunk]) -> None:
     """Acknowledge most; keep a lane, retry one, make a dead letter of one."""
     settlements = [done(chunk) for chunk in chunks]

@@ -192,6 +192,36 @@ def test_a_heartbeat_after_death_says_so_and_brings_nothing_back(
     assert worker.finish(chunk) == set()
 
 
+def test_an_acknowledgement_and_a_burial_that_wait_for_each_other_come_to_an_end(
+    another: Another, connection: Connection, queue: Queue, aside: ThreadPoolExecutor
+) -> None:
+    """Whoever loses the deadlock tries again; nothing is done by half."""
+    lower, upper = sorted(["a", "b"], key=queue.lane)
+    queue.send(lower, upper)
+    worker, reaper, gate = Worker(another(), queue), another(), another()
+    chunks = worker.take(worker.wish(start=queue.lane(upper))).chunks + worker.take().chunks
+    assert len(chunks) == 2
+    worker.expire()
+    for one in (worker.connection, reaper):
+        one.execute("set deadlock_timeout = '50ms'")
+    with gate.transaction():
+        gate.execute("select from pgbus.lease where lane = %s for update", (queue.lane(lower),))
+        reaping = aside.submit(run, reaper, workers.reap())
+        wait_until_blocked(connection, reaper)
+        settling = aside.submit(worker.finish, *chunks)
+        wait_until_blocked(connection, worker.connection)
+    failures = [one.exception() for one in (reaping, settling)]
+    assert all(isinstance(one, psycopg.errors.DeadlockDetected) for one in failures if one)
+    assert None in failures
+    owned = worker.finish(*chunks) if failures[1] else settling.result()
+    run(connection, workers.reap())
+    assert queue.leases() == {}
+    if owned:
+        assert (len(owned), queue.ids(), queue.attempts()) == (2, [], {})
+    else:
+        assert (queue.ids(), sorted(queue.attempts())) == ([1, 2], [1, 2])
+
+
 def test_two_reapers_at_once_bury_a_worker_once(
     another: Another, connection: Connection, queue: Queue
 ) -> None:

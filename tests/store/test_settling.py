@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
+from pgbus import Bus
 from pgbus.store import leases, workers
 from pgbus.store.query import run
 from pgbus.store.settle import LaneSettlement, settle
 from tests.proxy import FaultProxy
 from tests.store.queue import Connection, Queue
 from tests.store.worker import Worker, done, ids
+from tests.waiting import eventually
 
 Another = Callable[[], Connection]
 
@@ -140,6 +142,27 @@ def test_a_take_whose_reply_was_lost_is_given_back_by_its_token(
     assert queue.leases() == {known.lane: (worker.id, known.token)}
     assert len(successor.take().chunks) == 2
     assert queue.attempts() == {}
+
+
+def test_a_running_bus_gives_back_what_a_take_won_whose_reply_was_lost(
+    unreliable: FaultProxy, queue: Queue
+) -> None:
+    handled: list[int] = []
+    with Bus(unreliable.dsn, lease=0.5) as bus:
+
+        @bus.subscribe("orders.#", name="billing")
+        def on_order(event: int) -> None:
+            handled.append(event)
+
+        bus.declare()
+        for n in range(3):
+            bus.publish("orders.created", n, key="k")
+        unreliable.lose_reply(b"take_billing")
+        with bus.running():
+            eventually(lambda: handled == [0, 1, 2])
+            assert unreliable.lost_replies == 1
+            assert bus.wait_idle()
+    assert queue.attempts() == {}  # nobody had died of it
 
 
 def test_the_byte_limit_leaves_no_lease_behind(queue: Queue, worker: Worker) -> None:
