@@ -24,6 +24,7 @@ PEERS: dict[str, Entry] = {
     "procrastinate": Entry("procrastinate", "Procrastinate", postgres=True),
     "rabbitmq": Entry("rabbitmq", "RabbitMQ", postgres=False),
     "redis": Entry("redis", "RedisStreams", postgres=False),
+    "redis-hiredis": Entry("redis", "WithHiredis", postgres=False),
     "nats": Entry("nats", "JetStream", postgres=False),
 }
 _OURS = Entry("pgbus", "Pgbus", postgres=True)

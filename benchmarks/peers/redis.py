@@ -1,4 +1,8 @@
-"""Redis Streams by redis-py, the append-only file synchronised before every reply."""
+"""Redis Streams by redis-py, the append-only file synchronised before every reply.
+
+redis-py parses replies in Python, or in C where hiredis is installed, which nearly doubles
+how fast it consumes. Both are measured.
+"""
 
 import os
 from collections.abc import Sequence
@@ -20,7 +24,7 @@ class RedisStreams:
 
     traits = Traits(
         "Redis Streams",
-        "redis-py with hiredis",
+        "redis-py",
         durable=True,
         settings="appendonly yes, appendfsync always",
         order="none with several consumers",
@@ -30,10 +34,14 @@ class RedisStreams:
         del dsn
         self._client: Any = None
 
+    def _parser(self) -> Any:
+        return load("redis._parsers")._RESP2Parser
+
     def open(self) -> None:
         """Connect and check that the server synchronises."""
         redis = load("redis")
-        client = redis.Redis.from_url(URL)
+        pool = redis.ConnectionPool.from_url(URL, parser_class=self._parser(), protocol=2)
+        client = redis.Redis.from_pool(pool)
         try:
             policy = client.config_get("append*")
         except redis.ConnectionError as error:
@@ -73,7 +81,7 @@ class RedisStreams:
         counter.begin()
         while not counter.stopped():
             found = client.xreadgroup(GROUP, name, {STREAM: ">"}, count=job.batch, block=WAIT)
-            for entries in _entries(found):
+            for _, entries in found or ():
                 for _, fields in entries:
                     counter.handle(decode(fields[FIELD]))
                 client.xack(STREAM, GROUP, *(entry for entry, _ in entries))
@@ -84,10 +92,13 @@ class RedisStreams:
             self._client.close()
 
 
-def _entries(found: Any) -> list[Any]:
-    """Return each stream's entries; the client's answer depends on the protocol it speaks."""
-    if not found:
-        return []
-    if isinstance(found, dict):
-        return [entries for parts in found.values() for entries in parts]
-    return [entries for _, entries in found]
+class WithHiredis(RedisStreams):
+    """The same, with replies parsed in C."""
+
+    traits = RedisStreams.traits._replace(
+        name="Redis Streams, hiredis", client="redis-py with hiredis"
+    )
+
+    def _parser(self) -> Any:
+        load("hiredis")
+        return load("redis._parsers")._HiredisParser
