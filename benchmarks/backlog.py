@@ -20,6 +20,8 @@ from pgbus import Event, Outgoing
 FAR = 86_400.0
 """Seconds of delay: none falls due in a run."""
 LIMIT = 30.0
+FILLED = 100_000
+"""Events made at once while a backlog is filled."""
 HOT, SPECIAL = 90_000_000, 91_000_000
 """Keys that no other event has."""
 
@@ -65,7 +67,8 @@ class Backlog:
         self._peer.open()
         self._peer.clear(self._kind)
         self._hold()
-        self._peer.publish_many(self._next(self.size), 1000)
+        for start in range(0, self.size, FILLED):
+            self._peer.publish_many(self._next(min(FILLED, self.size - start)), 1000)
         self._vacuum()
         return self
 

@@ -107,8 +107,7 @@ def _million(run: Run, stack: ExitStack, count: int) -> Case:
     def once() -> float:
         if many not in filled:
             for start in range(0, many, total):
-                part = orders(many, many)[start : start + total]
-                ours.peer.publish_many(part, 1000)
+                ours.peer.publish_many(orders(total, many, first=start), 1000)
             filled.add(many)
         with crowd(PGBUS, ours.dsn, Job("order"), processes=count) as consumers:
             return drain(consumers, total, LIMIT).rate

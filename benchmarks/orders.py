@@ -109,11 +109,12 @@ def order(number: int, key: int, *, sent: float = 0.5, loose: bool = False) -> O
     )
 
 
-def orders(count: int, keys: int | None) -> list[Event]:
+def orders(count: int, keys: int | None, *, first: int = 0) -> list[Event]:
     """Return orders of so many customers in turn; ``None`` makes them unkeyed."""
+    numbers = range(first, first + count)
     if keys is None:
-        return [order(number, number, loose=True) for number in range(count)]
-    return [order(number, number % keys) for number in range(count)]
+        return [order(number, number, loose=True) for number in numbers]
+    return [order(number, number % keys) for number in numbers]
 
 
 def position(number: int) -> int:

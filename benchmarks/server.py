@@ -3,6 +3,7 @@
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from pgbus.embedded import EmbeddedServer
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache"
 """Where clusters are made by default: a temporary folder is memory on many machines."""
+SHUTDOWN = 30.0
 SETTINGS = (
     "fsync",
     "synchronous_commit",
@@ -62,9 +64,7 @@ class Server:
             self.drop(self._template)
         if self._embedded is not None and self.folder is not None:
             self._embedded.leave()
-            # The next to join would wait for the shutdown; so does this.
-            EmbeddedServer(self.folder / "home").leave()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            _remove(self.folder)
 
     @property
     def dsn(self) -> str:
@@ -122,3 +122,11 @@ class Server:
                 row = connection.execute("select current_setting(%s)", [name]).fetchone()
                 found[name] = str(row[0]) if row else "?"
         return found
+
+
+def _remove(folder: Path) -> None:
+    """Remove a cluster whose server is shutting down, and writes its last files meanwhile."""
+    deadline = time.monotonic() + SHUTDOWN
+    while folder.exists() and time.monotonic() < deadline:
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
