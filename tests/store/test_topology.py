@@ -37,14 +37,11 @@ def test_twenty_declare_the_same_and_overlapping_subscriptions_at_once(
 
     def declare(number: int) -> None:
         mine = make_bus()
-        for name in names[number % 4 :] + names[: number % 3]:
-            if name not in mine._definitions:
-                subscribe(mine, name, f"{name}.*", f"own.n{number}", park_or_skip(name))
+        for turn in range(1 + number % 4):
+            name = names[(number + turn) % 4]
+            subscribe(mine, name, f"{name}.#", f"own.n{number}")
         together.wait()
         mine.declare()
-
-    def park_or_skip(name: str) -> str:
-        return f"{name}.#"
 
     for future in [aside.submit(declare, number) for number in range(20)]:
         future.result()
@@ -54,7 +51,7 @@ def test_twenty_declare_the_same_and_overlapping_subscriptions_at_once(
     bound = [(one.queue, one.pattern) for one in bus.bindings() if one.ours]
     assert len(bound) == len(set(bound))
     for number in range(20):
-        assert bus.publish(f"own.n{number}", 1).queues > 0
+        assert bus.publish(f"own.n{number}", 1).queues == 1 + number % 4
 
 
 def test_ten_processes_start_at_once_and_share_the_events(
@@ -132,7 +129,7 @@ def test_a_queue_of_pgmq_is_adopted_with_what_it_holds(connection: Connection, k
     for body in ("1", "2"):
         connection.execute("select pgmq.send('billing', %s::jsonb)", (body,))
     connection.execute("select pgmq.send('billing_dlq', '0'::jsonb)")
-    oids = "select oid::integer from pg_class where relname in ('q_billing', 'q_billing_dlq')"
+    oids = "select oid::integer from pg_class where relname ~ '^q_billing(_dlq)?$' order by 1"
     before = connection.execute(oids.encode()).fetchall()
     queue = Queue(connection)
     assert connection.execute(oids.encode()).fetchall() == before
