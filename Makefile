@@ -25,7 +25,8 @@ demo: .venv/.demo-ready  ## Watch a small shop's events flow, fail, retry and be
 test: lint  ## Run every check and the suite, on the embedded PostgreSQL 18 and Debian's 15
 	$(BIN)/python -m pytest $(ARGS)
 ifneq ($(DEBIAN_15),)
-	$(BIN)/python -m pytest --pg-bin=$(DEBIAN_15) --pg-major=15 --ignore=tests/embedded $(ARGS)
+	$(BIN)/python -m pytest --pg-bin=$(DEBIAN_15) --pg-major=15 --ignore=tests/embedded --ignore=tests/packaging \
+		--ignore=tests/typing $(ARGS)
 endif
 
 test-matrix: .venv/.ready  ## Run the suite on PostgreSQL 14, 15, 16, 17 and 18 (downloads them; wants npm)

@@ -354,17 +354,21 @@ create function pgbus.dead_lane(p_alias text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 return format('((%s.headers -> ''pgbus-dead'' ->> ''lane'')::bigint)', p_alias);
 
--- Mark the caller's transaction as handling under a lease that it holds now, without locking the
--- lease: a stopped process must not keep others from taking it over.
+-- Mark the caller's transaction as handling, and count those of the leases that the worker holds now,
+-- without locking them: a stopped process must not keep others from taking them over.
 create function pgbus.begin_handling(
-    p_subscription integer, p_lane bigint, p_worker bigint, p_token bigint, p_mark text
-) returns boolean
+    p_subscription integer, p_lanes bigint[], p_tokens bigint[], p_worker bigint, p_mark text
+) returns bigint
 language sql set search_path = pg_catalog, pg_temp
 begin atomic
-    select set_config('pgbus.handling', p_mark, true) is not null
-    from pgbus.lease l
-    where l.subscription = p_subscription and l.lane = p_lane
-        and l.worker = p_worker and l.token = p_token;
+    select set_config('pgbus.handling', p_mark, true);
+    select count(*)
+    from unnest(p_lanes, p_tokens) as x(lane, token) cross join lateral (
+        select from pgbus.lease l
+        where l.subscription = p_subscription and l.lane = x.lane
+            and l.worker = p_worker and l.token = x.token
+        limit 1
+    ) l;
 end;
 
 -- Give back whatever a worker's takes won whose replies were lost.

@@ -6,7 +6,7 @@ from {take}(%s::bigint, %s::bigint, %s::bigint, %s, %s, %s::bigint, %s, %s, %s)
 select subscription, ready, next_due, asleep from pgbus.poll(%s::integer[], %s)
 
 -- name: begin_handling
-select coalesce(pgbus.begin_handling(%s, %s::bigint, %s::bigint, %s::bigint, %s), false)
+select pgbus.begin_handling(%s, %s::bigint[], %s::bigint[], %s::bigint, %s)
 
 -- name: settle
 select {settle}(

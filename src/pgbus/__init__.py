@@ -29,6 +29,7 @@ from pgbus.model.config import REJECT, Reject, Retry, RetryAfter
 from pgbus.model.envelope import Outgoing, Receipt
 from pgbus.model.event import Event
 from pgbus.model.status import DeadLetter, SubscriptionStatus
+from pgbus.threads.batch import BatchContext
 from pgbus.threads.bus import Bus
 from pgbus.threads.context import Context, Incident
 
@@ -40,6 +41,7 @@ __all__ = [
     # The bus
     "Bus",
     "Context",
+    "BatchContext",
     "SubscriptionStatus",
     "DeadLetter",
     "Incident",

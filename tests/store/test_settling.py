@@ -260,7 +260,8 @@ def test_a_handler_that_was_stopped_keeps_nobody_from_taking_its_key_over(
 
 
 def begin(worker: Worker, lane: int, token: int, mark: str) -> bool:
-    return run(
+    held = run(
         worker.connection,
-        leases.begin_handling(worker.queue.number, lane, worker.id, token, mark),
+        leases.begin_handling(worker.queue.number, [(lane, token)], worker.id, mark),
     )
+    return held == 1

@@ -21,7 +21,10 @@ from pgbus import (
     RetryAfter,
     StoreError,
 )
-from pgbus.threads import fetcher
+from pgbus.core.verdict import Verdict
+from pgbus.model.delivery import Message
+from pgbus.threads import fetcher, worker
+from pgbus.threads.outcome import Outcomes
 from tests.servers import PostgresInstance
 from tests.waiting import eventually
 
@@ -324,3 +327,73 @@ def test_every_retry_rings_a_timer_of_its_own(bus: Bus, monkeypatch: pytest.Monk
         bus.publish_many([Created(order=f"o{n}", n=n) for n in range(6)])
         assert bus.wait_idle(20)
     assert attempts == {f"o{n}": [1, 1, 1, 1] for n in range(6)}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"concurrency": 2.5},
+        {"concurrency": 0},
+        {"concurrency": True},
+        {"ordered": "no"},
+        {"retry": 5},
+        {"timeout": "5"},
+        {"timeout": 0},
+        {"timeout": float("nan")},
+        {"on_exhausted": "wait"},
+    ],
+    ids=repr,
+)
+def test_a_wrong_option_is_named_when_it_is_given(bus: Bus, options: dict[str, Any]) -> None:
+    [name] = options
+    with pytest.raises(ConfigurationError, match=name):
+
+        @bus.subscribe("orders.*", name="billing", **options)
+        def on_order(event: Created) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dsn": 5},
+        {"service": 5},
+        {"lease": "30"},
+        {"lease": 0.1},
+        {"on_unroutable": "shout"},
+        {"prune_bindings": "no"},
+        {"dedup_window": 7},
+        {"max_body": 0},
+    ],
+    ids=repr,
+)
+def test_a_wrong_setting_is_named_when_it_is_given(settings: dict[str, Any]) -> None:
+    [name] = settings
+    with pytest.raises(ConfigurationError, match=name):
+        Bus(**{"dsn": "host=nowhere", **settings})
+
+
+def test_a_fault_of_pgbus_itself_blocks_no_key(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker, "BROKEN", 0.01)
+    attempts: list[int] = []
+    judge = Outcomes.judge
+
+    def broken_once(self: Outcomes, message: Message, error: BaseException) -> Verdict:
+        if len(attempts) == 1:
+            raise ZeroDivisionError
+        return judge(self, message, error)
+
+    monkeypatch.setattr(Outcomes, "judge", broken_once)
+
+    @bus.subscribe("orders.*", name="billing", concurrency=1)
+    def on_order(event: Created, context: Context) -> None:
+        attempts.append(context.attempt)
+        if len(attempts) == 1:
+            raise RuntimeError
+
+    with bus.running():
+        bus.publish(Created(order="a"))
+        assert bus.wait_idle(10)
+    assert attempts == [1, 1]
+    assert "a worker of billing broke" in caplog.text

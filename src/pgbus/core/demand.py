@@ -31,11 +31,13 @@ class Demand:
     Parameters:
         concurrency: the number of handler threads.
         ordered: whether a lane can hold more than one event.
+        batch: how many events one call takes at most.
     """
 
-    def __init__(self, concurrency: int, *, ordered: bool) -> None:
-        self._concurrency = concurrency
+    def __init__(self, concurrency: int, *, ordered: bool, batch: int = 1) -> None:
+        self._concurrency = concurrency * batch
         self._ordered = ordered
+        self._most_quantity = MOST_QUANTITY if batch == 1 else min(MOST_QUANTITY, batch)
         self._depth = 8.0
         self._size = 0.0
         self._seconds = SLOW / 2
@@ -79,7 +81,7 @@ class Demand:
             return None
         quantity = 1
         if self._ordered:
-            quantity = max(1, min(MOST_QUANTITY, int(self._depth * 1.5) + 1, room))
+            quantity = max(1, min(self._most_quantity, int(self._depth * 1.5) + 1, room))
         if room <= 2 * self._concurrency:
             # Few can be begun at once: rather many keys than one key's future.
             quantity = max(1, min(quantity, room // self._concurrency))

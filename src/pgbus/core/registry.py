@@ -52,6 +52,8 @@ class Handler:
     context_parameter: str | None
     connection_parameter: str | None
     is_async: bool
+    is_batch: bool = False
+    """It takes a list of events."""
     positional: tuple[str, ...] = ()
     """Those of the parameters that cannot be given by name, as in ``list.append``."""
     _versions: Mapping[str, int] = field(default_factory=dict, repr=False)
@@ -111,19 +113,26 @@ class Handler:
 
 
 def inspect_handler(
-    function: Callable[..., Any], patterns: Sequence[str], context_type: type
+    function: Callable[..., Any],
+    patterns: Sequence[str],
+    context_type: type,
+    batch_context_type: type | None = None,
+    *,
+    batch: bool = False,
 ) -> Handler:
     """Find out how a handler is to be called.
 
     A parameter annotated with the context's type or with ``psycopg.Connection`` gets that; of the
     others, the first required one gets the event. Its annotation, ``Any`` where there is none,
     decides how a body is decoded: event types by topic and version, and at most one other type
-    for everything else.
+    for everything else. An annotation ``list[E]`` of event types asks for batches.
 
     Parameters:
         function: any callable: a function, a bound method, a ``functools.partial``.
         patterns: the subscription's, to find types that could never be delivered.
         context_type: the class of contexts.
+        batch_context_type: the class of contexts of batches.
+        batch: the subscription was given a batch size, so that any list is one of events.
 
     Raises:
         ConfigurationError: the function cannot be called so, or an annotation cannot be decoded.
@@ -132,11 +141,12 @@ def inspect_handler(
     target = _target(function, name)
     hints = _hints(target, name)
     found = _parameters(function, name)
+    context_types = tuple(kind for kind in (context_type, batch_context_type) if kind is not None)
     roles: dict[str, str] = {}
     rest: list[inspect.Parameter] = []
     for parameter in found:
         hint = _plain(hints.get(parameter.name, Any))
-        role = _role(hint, context_type, name, parameter.name)
+        role = _role(hint, context_types, name, parameter.name)
         if role is None:
             rest.append(parameter)
         elif role in roles:
@@ -152,7 +162,16 @@ def inspect_handler(
             f"handler {name}: an async handler cannot take a psycopg.Connection, which would block "
             "the event loop"
         )
-    decoders, fallback = _decoders(hints.get(event, Any), name)
+    hint = hints.get(event, Any)
+    element = _element(hint, name, batch=batch)
+    if "context" in roles:
+        wanted = context_types[0 if element is None else -1]
+        if not issubclass(_class(hints[roles["context"]]), wanted):
+            raise ConfigurationError(
+                f"handler {name}: it takes {'one event' if element is None else 'batches'}, so "
+                f"{roles['context']!r} is a {_name(wanted)}"
+            )
+    decoders, fallback = _decoders(hint if element is None else element, name)
     for topic, version in decoders:
         if not any(matches(pattern, topic) for pattern in patterns):
             kind = _name(decoders[topic, version].type)
@@ -169,6 +188,7 @@ def inspect_handler(
         context_parameter=roles.get("context"),
         connection_parameter=roles.get("connection"),
         is_async=is_async,
+        is_batch=element is not None,
         positional=_positional(found, used, name),
         _versions=types.MappingProxyType(_unsaid_versions(decoders)),
     )
@@ -271,7 +291,28 @@ def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Paramet
     ]
 
 
-def _role(hint: Any, context_type: type, name: str, parameter: str) -> str | None:
+def _class(hint: Any) -> type:
+    found = typing.get_origin(_plain(hint)) or _plain(hint)
+    assert isinstance(found, type)
+    return found
+
+
+def _element(hint: Any, name: str, *, batch: bool) -> Any:
+    """Return what a batch is a list of, or ``None`` where the handler takes single events."""
+    plain = _plain(hint)
+    if typing.get_origin(plain) is list:
+        [element] = typing.get_args(plain)
+        events = [isinstance(one, type) and issubclass(one, Event) for one in _members(element)]
+        if batch or all(events):
+            return element
+    elif batch:
+        raise ConfigurationError(
+            f"handler {name}: it was given batch=…, so annotate its events as list[…]"
+        )
+    return None
+
+
+def _role(hint: Any, context_types: tuple[type, ...], name: str, parameter: str) -> str | None:
     """Return "context" or "connection" for a parameter that asks for it."""
     for member in _members(hint):
         kind = typing.get_origin(member) or member
@@ -282,14 +323,14 @@ def _role(hint: Any, context_type: type, name: str, parameter: str) -> str | Non
                 f"handler {name}: {parameter!r} asks for a psycopg.AsyncConnection, which is not "
                 "supported; a plain handler may take a psycopg.Connection"
             )
-        special = issubclass(kind, (context_type, psycopg.Connection))
+        special = issubclass(kind, (*context_types, psycopg.Connection))
         if special and member is not hint:
             raise ConfigurationError(
                 f"handler {name}: {parameter!r} may be a {_name(kind)} or something else; "
                 f"annotate it with {_name(kind)} alone"
             )
         if special:
-            return "context" if issubclass(kind, context_type) else "connection"
+            return "context" if issubclass(kind, context_types) else "connection"
     return None
 
 

@@ -3,9 +3,10 @@
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pgbus.errors import ConfigurationError
+from pgbus.model.checks import check_choice, check_instance, check_number, check_whole
 
 OnExhausted = Literal["skip", "park"]
 OnUnroutable = Literal["ignore", "raise"]
@@ -49,14 +50,19 @@ class Retry:
     on: Mapping[type[BaseException], "Retry | _Reject"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ConfigurationError(f"Retry: max_attempts={self.max_attempts} is below 1")
-        if not 0 <= self.initial < float("inf"):
-            raise ConfigurationError(f"Retry: initial={self.initial} is no number of seconds")
-        if not 1 <= self.factor < float("inf"):
-            raise ConfigurationError(f"Retry: factor={self.factor} is below 1")
-        if not 0 <= self.maximum < float("inf"):
-            raise ConfigurationError(f"Retry: maximum={self.maximum} is no number of seconds")
+        check_whole("Retry: max_attempts", self.max_attempts, 1)
+        check_number("Retry: initial", self.initial, 0)
+        check_number("Retry: factor", self.factor, 1)
+        check_number("Retry: maximum", self.maximum, 0)
+        check_choice("Retry: jitter", self.jitter, (True, False))
+        check_instance("Retry: on", self.on, Mapping)
+        for kind, policy in dict[Any, Any](self.on).items():
+            if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+                raise ConfigurationError(f"Retry: on: {kind!r} is no type of exceptions")
+            if policy is not REJECT and not isinstance(policy, Retry):
+                raise ConfigurationError(
+                    f"Retry: on: for {kind.__name__}, use a Retry or REJECT, not {policy!r}"
+                )
 
 
 class Reject(Exception):
@@ -67,7 +73,6 @@ class RetryAfter(Exception):
     """Raise it in a handler: try again after ``seconds``, without counting a failure."""
 
     def __init__(self, seconds: float) -> None:
-        if not 0 <= seconds < float("inf"):
-            raise ConfigurationError(f"RetryAfter: {seconds} is no number of seconds")
+        check_number("RetryAfter: seconds", seconds, 0)
         super().__init__(f"retry after {seconds:g} s")
         self.seconds = seconds

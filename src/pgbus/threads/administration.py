@@ -20,9 +20,10 @@ class Administration:
         raise AssertionError("a bus has names")
 
     def status(self, *names: str) -> list[SubscriptionStatus]:
-        """Count what subscriptions hold: this bus's own, or those named.
+        """Return what subscriptions hold, counted now.
 
-        A bus without subscriptions of its own shows all of the database.
+        Parameters:
+            names: of which; left out, this bus's own, or all of the database where it has none.
 
         Raises:
             StoreError: the database refused or could not be reached.
@@ -40,6 +41,9 @@ class Administration:
 
     def dead_letters(self, name: str) -> Iterator[DeadLetter]:
         """Iterate over a subscription's dead letters, oldest first.
+
+        Parameters:
+            name: the subscription's.
 
         Raises:
             ConfigurationError: there is no such subscription.
@@ -60,6 +64,7 @@ class Administration:
         """Put dead letters back into their subscription, at their old place within their key.
 
         Parameters:
+            name: the subscription's.
             ids: the events' ids; left out, all.
             limit: how many at most, the oldest first.
 
@@ -75,7 +80,14 @@ class Administration:
         return self._publisher.run(lambda: letters.redrive(name, chosen, limit), changes=True)
 
     def drop_dead_letters(self, name: str, ids: Iterable[UUID] | None = None) -> int:
-        """Drop dead letters for good: those with these event ids, or all; returns how many.
+        """Drop dead letters for good.
+
+        Parameters:
+            name: the subscription's.
+            ids: the events' ids; left out, all.
+
+        Returns:
+            How many were dropped.
 
         Raises:
             ConfigurationError: there is no such subscription.
@@ -89,6 +101,7 @@ class Administration:
         """Drop a subscription: its queue, bindings and dead letters.
 
         Parameters:
+            name: the subscription's.
             force: also where it still holds events or dead letters.
 
         Raises:

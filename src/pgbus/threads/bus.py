@@ -20,6 +20,7 @@ from pgbus.core.encoding import MAX_BODY, MAX_HEADERS, MISSING, Encoder, outgoin
 from pgbus.core.patterns import check_pattern, expand
 from pgbus.core.registry import inspect_handler, subscription_name
 from pgbus.errors import ConfigurationError
+from pgbus.model.checks import check_choice, check_instance, check_number, check_whole
 from pgbus.model.config import OnExhausted, OnUnroutable, Retry
 from pgbus.model.envelope import Outgoing, Receipt
 from pgbus.model.event import Event
@@ -27,6 +28,7 @@ from pgbus.model.names import check_name
 from pgbus.store import migrate, topology
 from pgbus.store.query import run
 from pgbus.threads.administration import Administration
+from pgbus.threads.batch import BatchContext
 from pgbus.threads.context import Context, Incident
 from pgbus.threads.dsn import Dsn
 from pgbus.threads.engine import Engine
@@ -42,6 +44,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 GRACE = 30.0
 """Seconds that handlers get to finish when the bus stops."""
 LONGEST_IDLE_CHECK = 0.1
+SHORTEST_TIMEOUT = 0.001
+"""Seconds."""
+BATCH = 100
+MOST_BATCH = 1000
 _DEFAULT_RETRY = Retry()
 
 
@@ -79,10 +85,13 @@ class Bus(Administration):
         max_body: int = MAX_BODY,
         max_headers: int = MAX_HEADERS,
     ) -> None:
-        if not 0.5 <= lease <= 3600:
-            raise ConfigurationError(f"lease={lease}: use 0.5 to 3600 seconds")
-        if on_unroutable not in ("ignore", "raise"):
-            raise ConfigurationError(f"on_unroutable={on_unroutable!r}: use 'ignore' or 'raise'")
+        for what, text in (("dsn", dsn), ("service", service)):
+            if text is not None:
+                check_instance(what, text, str)
+        check_number("lease", lease, 0.5, 3600)
+        check_choice("on_unroutable", on_unroutable, ("ignore", "raise"))
+        check_choice("prune_bindings", prune_bindings, (True, False))
+        check_instance("dedup_window", dedup_window, timedelta)
         if not timedelta(0) < dedup_window <= timedelta(days=3650):
             raise ConfigurationError("dedup_window: use more than nothing and at most ten years")
         self._server = find_server(dsn, os.environ.get("PGBUS_DSN"))
@@ -141,6 +150,7 @@ class Bus(Administration):
         retry: Retry = _DEFAULT_RETRY,
         timeout: float | None = None,
         on_exhausted: OnExhausted = "skip",
+        batch: int | None = None,
     ) -> Callable[[F], F]:
         """Declare a handler of the events that match a pattern; returns a decorator.
 
@@ -154,6 +164,8 @@ class Bus(Administration):
             timeout: seconds that one call may take, or ``None``.
             on_exhausted: what a key does after a dead letter: ``"skip"`` it and go on, or
                 ``"park"`` until it is redriven or dropped.
+            batch: how many events a handler annotated ``list[E]`` gets at once, at most; 100 if
+                left out.
 
         Raises:
             ConfigurationError: the bus runs, the name is taken, the handler's signature does not
@@ -164,26 +176,32 @@ class Bus(Administration):
             raise ConfigurationError('subscribe needs patterns, as in @bus.subscribe("orders.*")')
         for pattern in patterns:
             check_pattern(pattern)
-        if isinstance(concurrency, bool) or not 1 <= concurrency <= 1000:
-            raise ConfigurationError(f"concurrency={concurrency}: use 1 to 1000 threads")
-        if timeout is not None and not 0 < timeout < float("inf"):
-            raise ConfigurationError(f"timeout={timeout}: use seconds above 0, or None")
-        if on_exhausted not in ("skip", "park"):
-            raise ConfigurationError(f"on_exhausted={on_exhausted!r}: use 'skip' or 'park'")
+        check_whole("concurrency", concurrency, 1, 1000)
+        check_choice("ordered", ordered, (True, False))
+        check_instance("retry", retry, Retry)
+        if timeout is not None:
+            check_number("timeout", timeout, SHORTEST_TIMEOUT)
+        check_choice("on_exhausted", on_exhausted, ("skip", "park"))
+        if batch is not None:
+            check_whole("batch", batch, 1, MOST_BATCH)
 
         def decorate(function: F) -> F:
             chosen = check_name(name or subscription_name(function, self._given_service))
             expansions = tuple(dict.fromkeys(one for text in patterns for one in expand(text)))
+            handler = inspect_handler(
+                function, patterns, Context, BatchContext, batch=batch is not None
+            )
             definition = Definition(
                 name=chosen,
                 patterns=patterns,
                 expansions=expansions,
-                handler=inspect_handler(function, patterns, Context),
+                handler=handler,
                 concurrency=concurrency,
                 ordered=ordered,
                 retry=retry,
                 timeout=timeout,
                 on_exhausted=on_exhausted,
+                batch=(batch or BATCH) if handler.is_batch else 1,
             )
             with self._lock:
                 if self._engine is not None:
@@ -349,7 +367,14 @@ class Bus(Administration):
 
     @contextmanager
     def running(self, timeout: float = GRACE) -> "Iterator[Bus]":
-        """Run the handlers while the block runs; ``timeout`` as in :meth:`stop`."""
+        """Run the handlers while the block runs, and yield the bus.
+
+        Parameters:
+            timeout: see :meth:`stop`.
+
+        Raises:
+            ConfigurationError, StoreError: see :meth:`start`.
+        """
         self.start()
         try:
             yield self

@@ -78,7 +78,8 @@ class Watchdog:
         with self._changed:
             self._stopped = True
             self._changed.notify()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def watch(self, call: Call) -> None:
         """Watch a call that has a deadline."""

@@ -3,6 +3,7 @@
 import threading
 import time
 
+from pgbus.threads.batch import BatchWorker
 from pgbus.threads.station import Station
 from pgbus.threads.subscription import Subscription
 from pgbus.threads.worker import STACK_SIZE, Worker
@@ -28,8 +29,8 @@ class Crew:
     def _hire(self) -> None:
         with self._lock:
             self._count += 1
-            worker = Worker(self.subscription, self._station, self._count, self._replace)
-            self._workers.append(worker)
+            kind = BatchWorker if self.subscription.definition.handler.is_batch else Worker
+            worker = kind(self.subscription, self._station, self._count, self._replace)
         with _stack_size:  # the setting is the process's, and holds for threads started meanwhile
             before = threading.stack_size()
             if 0 < before < STACK_SIZE:
@@ -38,10 +39,13 @@ class Crew:
                 worker.start()
             finally:
                 threading.stack_size(before)
+        with self._lock:
+            self._workers.append(worker)
 
     def _replace(self, stuck: Worker) -> None:
         with self._lock:
-            self._workers.remove(stuck)
+            if stuck in self._workers:
+                self._workers.remove(stuck)
         if not self.subscription.closed:
             self._hire()
 

@@ -97,6 +97,7 @@ class Engine:
             ask=publisher.run,
             report=report,
             publish=publisher.operation,
+            strict=publisher.strict,
             server=server,
             watchdog=self._watchdog,
         )
@@ -147,12 +148,16 @@ class Engine:
             psycopg.Error, PgbusError: the worker could not be registered; nothing runs.
         """
         self._keeper.start()
-        self._watchdog.start()
-        self._settler.start()
-        for crew in self._crews:
-            crew.start()
-        self._fetcher.start()
-        self._listener.start()
+        try:
+            self._watchdog.start()
+            self._settler.start()
+            for crew in self._crews:
+                crew.start()
+            self._fetcher.start()
+            self._listener.start()
+        except BaseException:  # the system has no more threads
+            self.stop(0.0)
+            raise
 
     def stop(self, timeout: float) -> None:
         """Drain and end, see the module; ``timeout`` is the handlers' grace in seconds."""

@@ -76,7 +76,8 @@ class Fetcher:
         """Take nothing more; returns once the thread has ended."""
         self._stop.set()
         self._wake.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def wake(self, name: str | None = None) -> None:
         """Look again: at one subscription, or at what is scheduled where ``name`` is ``None``."""

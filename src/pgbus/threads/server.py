@@ -6,7 +6,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from pgbus.errors import ConfigurationError, StoreError
+from pgbus.errors import ConfigurationError
 from pgbus.threads.dsn import check_dsn
 
 
@@ -52,10 +52,11 @@ class LeavableServer:
         """Return the connection string.
 
         Raises:
-            StoreError: the bus is closed, or the server cannot be started.
+            ConfigurationError: the bus is closed.
+            StoreError: the server cannot be started.
         """
         if self._left:
-            raise StoreError("the bus is closed")
+            raise ConfigurationError("this bus is closed: make another")
         return self._server.dsn()
 
     def leave(self) -> None:

@@ -89,7 +89,8 @@ class Settler:
         What is left then is as if the process had died here: others take over after the lease.
         """
         self._inbox.put(None)
-        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._thread.join(timeout)
         if self._thread.is_alive():
             self._abort.set()
             self._link.interrupt()

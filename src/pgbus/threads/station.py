@@ -79,6 +79,7 @@ class Station:
         ask: runs an operation on a connection of the bus.
         report: tells ``bus.on_error`` callbacks of an incident.
         publish: makes the operation that stores what a transactional handler published.
+        strict: whether publishing fails where a topic leads nowhere.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Station:
         ask: Callable[[Callable[[], Operation[bool]]], bool],
         report: Callable[[Incident], None],
         publish: Callable[[list[Encoded]], Operation[object]],
+        strict: bool,
         server: Server,
         watchdog: Watchdog,
     ) -> None:
@@ -96,6 +98,7 @@ class Station:
         self.encode = encode
         self.report = report
         self.publish = publish
+        self.strict = strict
         self.server = server
         self.watchdog = watchdog
         self.loop = EventLoop()

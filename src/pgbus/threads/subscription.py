@@ -30,6 +30,8 @@ class Definition:
     retry: Retry
     timeout: float | None
     on_exhausted: OnExhausted
+    batch: int = 1
+    """The most events that one call gets."""
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -70,7 +72,9 @@ class Subscription:
         self.number = number
         self.definition = definition
         self.name = definition.name
-        self.demand = Demand(definition.concurrency, ordered=definition.ordered)
+        self.demand = Demand(
+            definition.concurrency, ordered=definition.ordered, batch=definition.batch
+        )
         self.ready = True
         self.cursor = FIRST_LANE
         self.asleep = False
@@ -116,11 +120,24 @@ class Subscription:
                 self._changed.wait()
             if self._closed:
                 return []
+            if self.definition.handler.is_batch:
+                return self._next_batch()
             count = 1
             if self.demand.seconds < SHORT:
                 share = len(self._inbox) // (2 * self.definition.concurrency)
                 count = max(1, min(MOST_CHUNKS, share))
             return [self._inbox.popleft() for _ in range(count)]
+
+    def _next_batch(self) -> list[Hold]:
+        """Return what waits, as long as it is one batch's: nothing is waited for."""
+        holds = [self._inbox.popleft()]
+        events = holds[0].unsettled
+        while self._inbox and self._inbox[0].session is holds[0].session:
+            events += self._inbox[0].unsettled
+            if events > self.definition.batch:
+                break
+            holds.append(self._inbox.popleft())
+        return holds
 
     # The settler's side.
 

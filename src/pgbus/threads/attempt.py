@@ -1,0 +1,160 @@
+"""One attempt: decode, call the handler, in a transaction where it asks for one."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psycopg
+
+from pgbus.core.encoding import Encoded
+from pgbus.core.registry import UnknownType
+from pgbus.core.verdict import Bury, Done, GiveBack, Verdict
+from pgbus.errors import LeaseLost, PayloadError, PgbusError
+from pgbus.store.leases import begin_handling
+from pgbus.store.query import run
+from pgbus.store.settle import LaneSettlement, settle
+from pgbus.threads.call import Call
+from pgbus.threads.delivery import Delivery
+from pgbus.threads.link import Link
+from pgbus.threads.outcome import Outcomes, WorkerDied
+from pgbus.threads.session import Session
+from pgbus.threads.station import Station
+from pgbus.threads.subscription import Hold, Subscription
+
+Result = tuple[Verdict, BaseException | None]
+Finish = Callable[[], tuple[list[LaneSettlement], list[Encoded]]]
+
+
+class Attempts:
+    """How one worker's thread tries its subscription's handler."""
+
+    def __init__(self, subscription: Subscription, station: Station, outcomes: Outcomes) -> None:
+        self._subscription = subscription
+        self._handler = subscription.definition.handler
+        self._most = subscription.definition.retry.max_attempts
+        self._station = station
+        self._outcomes = outcomes
+        self._link: Link | None = None
+        self._link_name = ""
+
+    @property
+    def transactional(self) -> bool:
+        """Whether the handler takes a connection, and settles in its transaction."""
+        return self._handler.connection_parameter is not None
+
+    def close(self) -> None:
+        """Close the connection of transactional handlers."""
+        if self._link is not None:
+            self._link.drop()
+
+    def decode(self, delivery: Delivery) -> tuple[Any, Result | None]:
+        """Return the event; or, where there is none to be had, what becomes of the message."""
+        message = delivery.message
+        if message.deaths and message.failures + message.deaths >= self._most:
+            return None, (
+                Bury(),
+                WorkerDied(f"{message.deaths} workers died while they handled it"),
+            )
+        try:
+            return self._handler.decode(delivery.incoming, message.body), None
+        except UnknownType as unknown:
+            return None, self._unknown(delivery.hold.session, unknown)
+        except PayloadError as fault:
+            return None, (Bury(), fault)
+
+    def _unknown(self, session: Session, unknown: UnknownType) -> Result:
+        kind = f"{unknown.topic}@{unknown.version or 1}"
+        try:
+            elsewhere = self._station.known_elsewhere(self._subscription.number, session, kind)
+        except (psycopg.Error, PgbusError) as error:
+            return GiveBack("the database could not be asked who knows its type"), error
+        if elsewhere:
+            return GiveBack(f"another worker knows {kind}"), None
+        return Bury(), PayloadError(
+            f"no live worker of {self._subscription.name} knows {unknown.topic!r} "
+            f"in version {unknown.version}"
+        )
+
+    def call(self, argument: Any, context: Any, call: Call) -> None:
+        """Call a handler that takes no connection; its exception passes through."""
+        result = self._handler.call(argument, context)
+        if self._handler.is_async:
+            self._station.loop.call(result, call)
+
+    def transact(
+        self,
+        delivery: Delivery,
+        holds: Sequence[Hold],
+        argument: Any,
+        context: Any,
+        finish: Finish,
+    ) -> Result:
+        """Call the handler in a transaction that also settles and publishes.
+
+        Parameters:
+            delivery: the event that answers for all.
+            holds: the chunks that the events belong to, all of one session.
+            finish: called when the handler has returned, for the settlements and what it published.
+        """
+        session = delivery.hold.session
+        link = self._own_link(session)
+        try:
+            connection = link.connection()
+            with connection.transaction():
+                self._transact(connection, delivery, holds, argument, context, finish)
+        except LeaseLost as error:
+            for hold in holds:
+                hold.fenced = True
+            return GiveBack("the lease was lost"), error
+        except psycopg.errors.InvalidTransactionTermination as error:
+            link.drop()
+            fault = PgbusError("the handler ended the transaction that pgbus gave it")
+            fault.__cause__ = error
+            return self._outcomes.judge(delivery.message, fault), fault
+        except (psycopg.Error, PgbusError) as error:
+            # A connection that broke says nothing about the event: give it back, uncounted.
+            if not link.usable:
+                link.drop()
+                for hold in holds:
+                    hold.abandoned = True
+                return GiveBack("the handler's connection broke"), error
+            return self._outcomes.judge(delivery.message, error), error
+        return Done(), None
+
+    def _transact(
+        self,
+        connection: "psycopg.Connection[Any]",
+        delivery: Delivery,
+        holds: Sequence[Hold],
+        argument: Any,
+        context: Any,
+        finish: Finish,
+    ) -> None:
+        name, session = self._subscription.name, delivery.hold.session
+        mark = f"{session.id}:{delivery.hold.chunk.token}:{delivery.message.msg_id}"
+        leases = [(hold.chunk.lane, hold.chunk.token) for hold in holds]
+        held = run(connection, begin_handling(self._subscription.number, leases, session.id, mark))
+        if held < len(leases):
+            raise _lease_lost(name)
+        self._handler.call(argument, context, connection)
+        if any(hold.abandoned for hold in holds):
+            raise _lease_lost(name)
+        lanes, outgoing = finish()
+        owned = run(connection, settle(name, session.id, lanes, mark))
+        if len(owned) < len(lanes):
+            raise _lease_lost(name)
+        run(connection, self._station.publish(outgoing))
+
+    def _own_link(self, session: Session) -> Link:
+        name = f"pgbus/{session.id:x}"
+        if self._link is None or self._link_name != name:
+            self.close()
+            self._link = Link(self._station.server, lambda: name)
+            self._link_name = name
+        return self._link
+
+
+def _lease_lost(subscription: str) -> LeaseLost:
+    return LeaseLost(
+        f"subscription {subscription}: the lease was lost before the handler's transaction could "
+        "commit; it is rolled back, and the event is delivered again"
+    )

@@ -1,0 +1,245 @@
+"""Batches: a handler that takes a list gets what waits, of many keys, in one call.
+
+Order is kept within each key: an event that is retried or given up takes the later ones of its key
+that were in the batch with it, so that they come again behind it. A batch whose handler raises is
+tried again at once, one event at a time: a bad event is blamed alone.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from pgbus.core.encoding import MISSING, Encoded
+from pgbus.core.verdict import Again, Done, GiveBack, Verdict
+from pgbus.model.config import Reject, RetryAfter
+from pgbus.model.event import Event
+from pgbus.store.settle import LaneSettlement
+from pgbus.threads.attempt import Result
+from pgbus.threads.context import Context, published
+from pgbus.threads.delivery import Delivery, Portion, portion_of
+from pgbus.threads.subscription import Hold
+from pgbus.threads.worker import Worker
+
+
+class Retried(Exception):
+    """What a failure says of an event that its handler asked to be retried."""
+
+
+class BatchContext(Sequence[Context]):
+    """The deliveries that a batch handler is called for: one context an event, in their order.
+
+    ``context[i]`` belongs to ``events[i]``.
+    """
+
+    def __init__(self, contexts: Sequence[Context], extend: Callable[[float], None]) -> None:
+        self._contexts = contexts
+        self._extend = extend
+        self._errors: dict[int, Exception] = {}
+
+    def __len__(self) -> int:
+        return len(self._contexts)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._contexts[index]
+
+    def __iter__(self) -> Iterator[Context]:
+        return iter(self._contexts)
+
+    @property
+    def lease_lost(self) -> bool:
+        """Whether the lease of any of the keys was lost."""
+        return any(context.lease_lost for context in self._contexts)
+
+    def reject(self, index: int, reason: str) -> None:
+        """Make event ``index`` a dead letter once the handler returns.
+
+        Parameters:
+            index: its place in the batch, from 0.
+            reason: what the dead letter says.
+
+        Raises:
+            IndexError: there is no such event.
+        """
+        self._note(index, Reject(reason))
+
+    def retry(self, index: int, after: float | None = None) -> None:
+        """Have event ``index``, and the later ones of its key, delivered again.
+
+        Parameters:
+            index: its place in the batch, from 0.
+            after: seconds, without counting a failure; left out, it has failed, and the
+                subscription's ``Retry`` decides.
+
+        Raises:
+            IndexError: there is no such event.
+            ConfigurationError: ``after`` is no number of seconds.
+        """
+        self._note(index, Retried("retried by its handler") if after is None else RetryAfter(after))
+
+    def _note(self, index: int, error: Exception) -> None:
+        self._errors[range(len(self._contexts))[index]] = error
+
+    def errors(self) -> list[Exception | None]:
+        """Return, for each event, why it is rejected or retried, if it is."""
+        return [self._errors.get(index) for index in range(len(self._contexts))]
+
+    def publish(
+        self,
+        topic: str | Event,
+        payload: Any = MISSING,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        delay: float | timedelta | None = None,
+        at: datetime | None = None,
+        id: UUID | None = None,  # noqa: A002 - named as Bus.publish names it
+    ) -> UUID:
+        """Publish with the acknowledgement of the batch's first event; see ``Context.publish``.
+
+        Returns:
+            The event's id.
+
+        Raises:
+            PayloadError, InvalidTopic, ConfigurationError: see :meth:`pgbus.Bus.publish`.
+        """
+        first = self._contexts[0]
+        return first.publish(topic, payload, key=key, headers=headers, delay=delay, at=at, id=id)
+
+    def extend(self, seconds: float) -> None:
+        """Let this call go on for ``seconds`` from now.
+
+        Raises:
+            ConfigurationError: ``seconds`` is no positive number.
+        """
+        self._extend(seconds)
+
+
+@dataclass(slots=True)
+class _Part:
+    """The events of one chunk that are in a batch."""
+
+    portion: Portion
+    deliveries: list[Delivery] = field(default_factory=list)
+    events: list[Any] = field(default_factory=list)
+
+
+class BatchWorker(Worker):
+    """A worker whose handler takes a list of events."""
+
+    def _work(self) -> None:
+        holds = list(self._pending)
+        self._pending.clear()
+        try:
+            left = self._handle_together(holds)
+        except Exception as error:
+            self._break_off([hold for hold in holds if hold.unsettled], error)
+        else:
+            self._pending.extend(left)
+            super()._work()
+
+    def _handle_together(self, holds: Sequence[Hold]) -> list[Hold]:
+        """Call the handler once for all chunks; return those to be tried event by event."""
+        parts = []
+        left = []
+        for hold in holds:
+            part = self._prepare(hold)
+            if part.events:
+                parts.append(part)
+            else:
+                left.append(hold)
+        if parts and not self._try_together(parts):
+            left += [part.portion.hold for part in parts]
+        return left
+
+    def _prepare(self, hold: Hold) -> _Part:
+        """Decode a chunk's events, up to one that is troubled or none: that comes alone."""
+        part = _Part(portion_of(hold))
+        for message in hold.chunk.messages:
+            if hold.lost or hold.chunk.suspect or message.failures or self._subscription.closed:
+                break
+            delivery = self._delivery(hold, message)
+            event, result = self._attempts.decode(delivery)
+            if result is not None:
+                break
+            part.deliveries.append(delivery)
+            part.events.append(event)
+        return part
+
+    def _try_together(self, parts: Sequence[_Part]) -> bool:
+        """Call the handler for several events; false where one of them is to be found guilty."""
+        events = [event for part in parts for event in part.events]
+        contexts = [delivery.context for part in parts for delivery in part.deliveries]
+        context = BatchContext(contexts, self._extend)
+        for part in parts:
+            part.portion.last = part.deliveries[0]
+
+        def finish() -> tuple[list[LaneSettlement], list[Encoded]]:
+            self._conclude(parts, context)
+            lanes = [part.portion.settlement for part in parts]
+            return lanes, [event for part in parts for event in part.portion.outgoing]
+
+        trying = [(part.portion, part.deliveries[0]) for part in parts]
+        result = self._try(trying, events, context, finish, events=len(events))
+        if result is None:
+            return True
+        verdict, error = result
+        if isinstance(verdict, Done):
+            if not self._attempts.transactional:
+                finish()
+        elif isinstance(verdict, GiveBack) or (isinstance(verdict, Again) and not verdict.counted):
+            for portion, delivery in trying:
+                self._enter(portion, delivery, verdict, error)
+        else:
+            return False
+        for part in parts:
+            if self._attempts.transactional and isinstance(verdict, Done):
+                hold = part.portion.hold
+                self._subscription.settled(hold, hold.unsettled, released=True)
+            else:
+                self._flush(part.portion, release=True)
+        return True
+
+    def _conclude(self, parts: Sequence[_Part], context: BatchContext) -> None:
+        """Enter what became of each event; what follows one that stops its lane goes back."""
+        errors = iter(context.errors())
+        for part in parts:
+            part.portion.settlement.release = True
+            goes_on = True
+            for delivery in part.deliveries:
+                error = next(errors)
+                if not goes_on:
+                    continue
+                verdict = Done() if error is None else self._outcomes.judge(delivery.message, error)
+                goes_on = self._enter(part.portion, delivery, verdict, error)
+                if error is None:
+                    part.portion.outgoing += published(delivery.context)
+
+    def _enter(
+        self, portion: Portion, delivery: Delivery, verdict: Verdict, error: BaseException | None
+    ) -> bool:
+        portion.events += 1
+        return self._outcomes.apply(
+            verdict, error, delivery.message, delivery.context, portion.settlement
+        )
+
+    def _try_one(
+        self, portion: Portion, delivery: Delivery, event: Any, *, last: bool
+    ) -> Result | None:
+        context = BatchContext([delivery.context], self._extend)
+        part = _Part(portion_of(portion.hold), [delivery], [event])
+
+        def finish() -> tuple[list[LaneSettlement], list[Encoded]]:
+            self._conclude([part], context)
+            part.portion.settlement.release = last or context.errors() != [None]
+            return [part.portion.settlement], part.portion.outgoing
+
+        result = self._try([(portion, delivery)], [event], context, finish, events=1)
+        [error] = context.errors()
+        if result is None or error is None or not isinstance(result[0], Done):
+            return result
+        if self._attempts.transactional:
+            self._subscription.settled(portion.hold, portion.hold.unsettled, released=True)
+            return None
+        return self._outcomes.judge(delivery.message, error), error

@@ -1,0 +1,131 @@
+"""What becomes of an event, and who is told of it."""
+
+import logging
+import random
+import traceback
+from collections.abc import Callable
+from typing import assert_never
+
+import msgspec
+
+from pgbus.core.retry import decide
+from pgbus.core.verdict import Again, Bury, Done, GiveBack, Verdict
+from pgbus.errors import LeaseLost, PgbusError
+from pgbus.model.delivery import Message
+from pgbus.store.settle import LaneSettlement
+from pgbus.threads.context import Context, Incident
+from pgbus.threads.subscription import Definition
+
+logger = logging.getLogger(__name__)
+
+GIVE_BACK = 0.25
+"""Seconds for which an event of an unknown type is left to other workers."""
+MOST_TEXT = 16_384
+
+
+class WorkerDied(PgbusError):
+    """What a dead letter says whose workers died, one after the other, while they handled it."""
+
+
+class TimedOut(PgbusError):
+    """What a failure says whose handler took longer than the subscription's ``timeout``."""
+
+
+class Outcomes:
+    """Turns verdicts on a subscription's events into settlements.
+
+    Parameters:
+        report: tells ``bus.on_error`` callbacks of an incident.
+    """
+
+    def __init__(self, definition: Definition, report: Callable[[Incident], None]) -> None:
+        self._definition = definition
+        self._report = report
+
+    def judge(self, message: Message, error: BaseException) -> Verdict:
+        """Decide what a handler's exception means."""
+        return decide(
+            self._definition.retry,
+            error,
+            message.failures + 1,
+            message.deaths,
+            random.random(),  # noqa: S311 - spreads retries, no secret
+        )
+
+    def apply(
+        self,
+        verdict: Verdict,
+        error: BaseException | None,
+        message: Message,
+        context: Context,
+        lane: LaneSettlement,
+    ) -> bool:
+        """Enter a verdict into a settlement; true where the lane's next event may follow."""
+        match verdict:
+            case Done():
+                lane.done.append(message.msg_id)
+                lane.troubled = lane.troubled or message.troubled
+                return True
+            case Again(delay, counted):
+                assert error is not None
+                self._tell_failure(error, context, counted=counted)
+                lane.again = (message.msg_id, delay, "failure" if counted else "none")
+            case GiveBack(reason):
+                if isinstance(error, LeaseLost):
+                    self.fenced(context, error)
+                else:
+                    logger.info("given back: %s", reason, extra=context.log_extra())
+                    delay = GIVE_BACK * random.uniform(0.5, 1.5)  # noqa: S311
+                    lane.again = (message.msg_id, delay, "none")
+            case Bury():
+                assert error is not None
+                self._tell_dead_letter(error, context)
+                lane.dead.append((message.msg_id, _account(error)))
+                lane.troubled = True
+                return self._definition.on_exhausted == "skip"
+            case _:
+                assert_never(verdict)
+        return False
+
+    def fenced(self, context: Context, error: BaseException) -> None:
+        """Tell that an event's lease was lost before its acknowledgement."""
+        logger.warning("the lease was lost: nothing counts", extra=context.log_extra())
+        self._report(Incident("fenced", error, context))
+
+    def _tell_failure(self, error: BaseException, context: Context, *, counted: bool) -> None:
+        if not counted:
+            logger.info("to be retried, uncounted", extra=context.log_extra())
+            return
+        logger.warning(
+            "attempt %d failed: %s",
+            context.attempt,
+            type(error).__name__,
+            exc_info=error,
+            extra=context.log_extra(),
+        )
+        self._report(Incident("failure", error, context))
+
+    def _tell_dead_letter(self, error: BaseException, context: Context) -> None:
+        logger.error(
+            "dead letter: %s", type(error).__name__, exc_info=error, extra=context.log_extra()
+        )
+        self._report(Incident("dead_letter", error, context))
+
+
+def _account(error: BaseException) -> str:
+    """Return what a dead letter keeps of its error, as JSON that PostgreSQL can store."""
+    trace = "".join(traceback.format_exception(error))
+    return msgspec.json.encode(
+        {
+            "error_type": type(error).__name__,
+            "error": _storable(str(error))[:MOST_TEXT],
+            "traceback": _storable(trace[-MOST_TEXT:]),
+            # Whether the handler was tried once more, in vain: else its workers died before it.
+            "tried": int(not isinstance(error, WorkerDied)),
+        }
+    ).decode()
+
+
+def _storable(text: str) -> str:
+    clean = text.encode("utf-8", "replace").decode("utf-8")
+    return clean.replace("\x00", "\N{REPLACEMENT CHARACTER}")

@@ -1,0 +1,293 @@
+"""Handlers that take a list of events."""
+
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgbus import (
+    BatchContext,
+    Bus,
+    ConfigurationError,
+    Context,
+    Event,
+    Incident,
+    Outgoing,
+    Reject,
+    Retry,
+    RetryAfter,
+)
+from tests.waiting import eventually
+
+QUICK = Retry(max_attempts=3, initial=0.01, maximum=0.02)
+
+
+class Created(Event, topic="orders.created", key="order"):
+    order: str
+    n: int = 0
+
+
+class Cancelled(Event, topic="orders.cancelled", key="order"):
+    order: str
+    n: int = 0
+
+
+Order = Created | Cancelled
+
+
+def orders(keys: int, each: int) -> list[Created]:
+    return [Created(order=f"o{key}", n=n) for n in range(each) for key in range(keys)]
+
+
+def test_a_batch_holds_what_waits_in_order_within_each_key(bus: Bus) -> None:
+    batches: list[list[Order]] = []
+
+    @bus.subscribe("orders.*", name="billing", batch=50, concurrency=3)
+    def handle(events: list[Created | Cancelled], context: BatchContext) -> None:
+        assert len(events) == len(context) <= 50
+        assert [one.key for one in context] == [event.order for event in events]
+        batches.append(events)
+
+    bus.declare()
+    bus.publish_many([*orders(40, 20), *(Cancelled(order=f"o{n}", n=20) for n in range(40))])
+    with bus.running():
+        assert bus.wait_idle(20)
+    assert max(map(len, batches)) > 10
+    seen: dict[str, list[int]] = defaultdict(list)
+    for batch in batches:
+        for event in batch:
+            seen[event.order].append(event.n)
+    assert seen == {f"o{n}": list(range(21)) for n in range(40)}
+
+
+def test_a_single_event_is_not_kept_waiting_for_others(bus: Bus) -> None:
+    handled = threading.Event()
+
+    @bus.subscribe("orders.*", name="billing")
+    def handle(events: list[Created]) -> None:
+        assert len(events) == 1
+        handled.set()
+
+    with bus.running():
+        bus.publish(Created(order="a"))
+        assert handled.wait(5)
+        assert bus.wait_idle(5)
+
+
+@pytest.mark.parametrize("transactional", [False, True])
+def test_single_events_are_rejected_and_retried(
+    bus: Bus, bus_dsn: str, *, transactional: bool
+) -> None:
+    kept: Counter[tuple[str, int]] = Counter()
+    order: dict[str, list[int]] = defaultdict(list)
+    incidents: list[Incident] = []
+    bus.on_error(incidents.append)
+    with psycopg.connect(bus_dsn) as connection:
+        connection.execute("create table effects (n integer)")
+
+    def work(events: list[Created], context: BatchContext) -> None:
+        again = set()
+        for index, event in enumerate(events):
+            if event.order == "o1" and event.n == 2:
+                context.reject(index, "no such order")
+            elif event.order == "o2" and event.n == 2 and context[index].attempt == 1:
+                context.retry(index)
+                again.add("o2")
+            elif event.order == "o3" and event.n == 2 and kept["o3", 2] == 0:
+                context.retry(index, after=0.01)
+                again.add("o3")
+                kept["o3", 2] += 1
+            elif event.order not in again:
+                order[event.order].append(event.n)
+
+    if transactional:
+
+        @bus.subscribe("orders.*", name="billing", retry=QUICK, concurrency=1)
+        def handle_in_transaction(
+            events: list[Created], context: BatchContext, connection: psycopg.Connection[Any]
+        ) -> None:
+            connection.execute("insert into effects values (1)")
+            work(events, context)
+    else:
+
+        @bus.subscribe("orders.*", name="billing", retry=QUICK, concurrency=1)
+        def handle(events: list[Created], context: BatchContext) -> None:
+            work(events, context)
+
+    bus.declare()
+    bus.publish_many(orders(5, 5))
+    with bus.running():
+        assert bus.wait_idle(20)
+    rest = list(range(5))
+    assert order == {"o0": rest, "o1": [0, 1, 3, 4], "o2": rest, "o3": rest, "o4": rest}
+    [letter] = bus.dead_letters("billing")
+    assert (letter.key, letter.error) == ("o1", "Reject: no such order")
+    assert Counter(one.kind for one in incidents) == {"dead_letter": 1, "failure": 1}
+
+
+@pytest.mark.parametrize("transactional", [False, True])
+def test_a_bad_event_is_blamed_alone(bus: Bus, bus_dsn: str, *, transactional: bool) -> None:
+    attempts: Counter[str] = Counter()
+    handled: list[str] = []
+    with psycopg.connect(bus_dsn) as connection:
+        connection.execute("create table effects (name text)")
+
+    def work(events: list[Created], context: BatchContext) -> list[str]:
+        for event, one in zip(events, context, strict=True):
+            if event.n == 1 and event.order in ("o3", "o7"):
+                attempts[event.order] = max(attempts[event.order], one.attempt)
+                raise RuntimeError
+        return [f"{event.order}.{event.n}" for event in events]
+
+    if transactional:
+
+        @bus.subscribe("orders.*", name="billing", retry=QUICK, concurrency=2)
+        def handle_in_transaction(
+            events: list[Created], context: BatchContext, connection: psycopg.Connection[Any]
+        ) -> None:
+            for name in (f"{event.order}.{event.n}" for event in events):
+                connection.execute("insert into effects values (%s)", (name,))
+            work(events, context)
+    else:
+
+        @bus.subscribe("orders.*", name="billing", retry=QUICK, concurrency=2)
+        def handle(events: list[Created], context: BatchContext) -> None:
+            handled.extend(work(events, context))
+
+    bus.declare()
+    bus.publish_many(orders(10, 3))
+    with bus.running():
+        assert bus.wait_idle(20)
+    letters = list(bus.dead_letters("billing"))
+    assert sorted(letter.key or "" for letter in letters) == ["o3", "o7"]
+    assert [letter.attempts for letter in letters] == [3, 3]
+    assert attempts == {"o3": 3, "o7": 3}
+    if transactional:
+        with psycopg.connect(bus_dsn) as connection:
+            handled = [name for (name,) in connection.execute("select name from effects")]
+    good = {f"o{key}.{n}" for n in range(3) for key in range(10)} - {"o3.1", "o7.1"}
+    assert sorted(handled) == sorted(good)
+
+
+def test_what_cannot_be_decoded_harms_no_neighbour(bus: Bus) -> None:
+    handled: list[int] = []
+
+    @bus.subscribe("orders.*", name="billing", concurrency=2)
+    def handle(events: list[Created]) -> None:
+        handled.extend(event.n for event in events)
+
+    bus.declare()
+    for n in range(9):
+        body: Any = {"order": 7} if n % 3 == 1 else Created(order="a", n=n)
+        bus.publish("orders.created", body, key=f"k{n % 2}")
+    with bus.running():
+        assert bus.wait_idle(20)
+    assert sorted(handled) == [0, 2, 3, 5, 6, 8]
+    assert len(list(bus.dead_letters("billing"))) == 3
+
+
+def test_what_a_batch_publishes_appears_once(bus: Bus) -> None:
+    follow_ups: list[int] = []
+    failed = threading.Event()
+
+    @bus.subscribe("orders.*", name="billing", retry=QUICK)
+    def handle(events: list[Created], context: BatchContext) -> None:
+        for event, one in zip(events, context, strict=True):
+            one.publish("billed", event.n)
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError
+
+    @bus.subscribe("billed", name="ledger")
+    def on_billed(event: int) -> None:
+        follow_ups.append(event)
+
+    bus.declare()
+    bus.publish_many([Outgoing("orders.created", Created(order=str(n), n=n)) for n in range(30)])
+    with bus.running():
+        assert bus.wait_idle(20)
+    assert sorted(follow_ups) == list(range(30))
+
+
+def test_retry_after_and_timeouts_hold_for_the_whole_batch(bus: Bus) -> None:
+    calls: list[int] = []
+    opened = threading.Event()
+
+    @bus.subscribe("orders.*", name="billing", retry=QUICK, timeout=0.2, concurrency=1)
+    def handle(events: list[Created]) -> None:
+        calls.append(len(events))
+        if len(calls) == 1:
+            raise RetryAfter(0.05)
+        if len(calls) == 2:
+            opened.wait(20)
+
+    bus.declare()
+    bus.publish_many(orders(4, 1))
+    with bus.running():
+        eventually(lambda: len(calls) >= 2)
+        assert bus.wait_idle(20)
+        opened.set()
+    assert calls[0] == 4
+    assert list(bus.dead_letters("billing")) == []
+
+
+def test_async_batches(bus: Bus) -> None:
+    handled: list[int] = []
+
+    @bus.subscribe("orders.*", name="billing")
+    async def handle(events: list[Created], context: BatchContext) -> None:
+        handled.extend(event.n for event in events)
+        context.reject(0, "the first")
+
+    with bus.running():
+        bus.publish(Created(order="a", n=1))
+        assert bus.wait_idle(10)
+    assert handled == [1]
+    [letter] = bus.dead_letters("billing")
+    assert letter.error_type == Reject.__name__
+
+
+def test_a_list_without_events_is_a_json_array(bus: Bus) -> None:
+    seen: list[object] = []
+
+    @bus.subscribe("numbers", name="plain")
+    def plain(event: list[int]) -> None:
+        seen.append(event)
+
+    @bus.subscribe("numbers", name="batched", batch=10)
+    def batched(events: list[list[int]]) -> None:
+        seen.append(("batch", events))
+
+    with bus.running():
+        bus.publish("numbers", [1, 2])
+        assert bus.wait_idle(10)
+    assert sorted(seen, key=str) == [("batch", [[1, 2]]), [1, 2]]
+
+
+def _with_context(events: list[Created], context: Context) -> None: ...
+
+
+def _single(event: Created, context: BatchContext) -> None: ...
+
+
+def _no_list(event: Created) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "said"),
+    [
+        (_with_context, {}, "'context' is a BatchContext"),
+        (_single, {}, "'context' is a Context"),
+        (_no_list, {"batch": 10}, r"annotate its events as list\[…\]"),
+        (_no_list, {"batch": 0}, "batch=0"),
+        (_no_list, {"batch": 2.5}, "batch=2.5"),
+    ],
+)
+def test_misuse(
+    bus: Bus, function: Callable[..., None], options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        bus.subscribe("orders.*", name="billing", **options)(function)
