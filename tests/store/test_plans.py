@@ -126,6 +126,23 @@ def settle_mixed(worker: Worker, chunks: list[Chunk]) -> None:
     assert len(worker.settle(*settlements)) == len(chunks)
 
 
+def test_looking_after_leases_uses_its_index_alone(queue: Queue) -> None:
+    """A transactional handler's batch looks for its own leases among those of all."""
+    queue.connection.execute("analyze pgbus.lease")
+    queue.fill(5_000, keys=5_000)
+    worker = Worker(queue.connection, queue)
+    chunks = worker.take(worker.wish(lanes=5_000)).chunks
+    mine = [(chunk.lane, chunk.token) for chunk in chunks[:60]] + [(1, 1)]
+    for _ in range(7):
+        with metered(queue.connection) as reading:
+            held = run(
+                queue.connection, leases.begin_handling(queue.number, mine, worker.id, "mark")
+            )
+        assert held == 60
+        assert reading.scanned == {}
+        assert reading.total <= 200
+
+
 def test_burying_uses_its_indexes_alone(any_queue: Queue) -> None:
     worker = Worker(any_queue.connection, any_queue)
     worker.take(worker.wish(lanes=400, quantity=2))
