@@ -18,6 +18,8 @@ from pgbus import Bus, Event
 ONE, EIGHT = "one by one", "one by one, 8 callers"
 BATCHES = (10, 100, 1000)
 CALLERS = 8
+SLOW = {"procrastinate": 5}
+"""These publish so many times fewer events in a run."""
 FAN_OUT = (1, 3, 10)
 BINDINGS = (1, 100, 10_000)
 RAW_INSERT, RAW_COPY = "raw INSERT and commit", "raw COPY"
@@ -38,7 +40,9 @@ def publish(run: Run) -> Report:
         contenders = {name: stack.enter_context(run.contender(name, "order")) for name in names}
         cases = _plain(contenders[PGBUS], run.events, few) + _floors(run, stack, few)
         for name in names[1:]:
-            cases += _plain(contenders[name], run.events, few)
+            scale = SLOW.get(name, 1)
+            many = max(min(run.events, 2_000), run.events // scale)
+            cases += _plain(contenders[name], many, few)
         series = run.rounds(sorted(cases, key=_place))
     series += _real_data(run, names)
     for more in (_transactions, _fan_outs, _many_bindings):
@@ -70,8 +74,9 @@ def _plain(one: Opened, many: int, few: int) -> list[Case]:
     events = orders(many, 1000)
 
     def timed(count: int, work: Callable[[Sequence[Event]], None]) -> float:
+        part = events[:count]
         peer.clear("order")
-        return rate(count, lambda: work(events[:count]))
+        return rate(len(part), lambda: work(part))
 
     def case(shape: str, count: int, work: Callable[[Sequence[Event]], None]) -> Case:
         return Case(shape, one.title, partial(timed, count, work), ours=one.ours)
@@ -122,7 +127,8 @@ def _real_data(run: Run, names: Sequence[str]) -> list[Series]:
             cases = []
             for name in names:
                 one = stack.enter_context(run.contender(name, kind))
-                work = partial(_whole, one.peer, kind, chosen, size)
+                part = chosen[: max(20, len(chosen) // SLOW.get(name, 1))]
+                work = partial(_whole, one.peer, kind, part, size)
                 cases.append(Case(title, one.title, work, ours=one.ours))
             series += run.rounds(cases)
     return series
