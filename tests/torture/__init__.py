@@ -1,0 +1,13 @@
+"""A bus under faults, and a checker that decides whether it held: ``python -m tests.torture``.
+
+``records``     what the processes of a run write down, as it happens
+``audit``       what the database writes down by triggers: leases, settlements, heartbeats
+``history``     all of that, put in order
+``laws``        loss, order and exactly once, decided from a history
+``fences``      leases and fencing, decided from a history
+``checker``     every law at once, and the figures
+``schedule``    which fault comes when: a pure function of the seed
+``supervisor``  runs the server, the proxies, the processes, and the faults
+``publishers``  ``workers``  ``behaviour``: the processes
+``mutants``     broken buses that the checker must catch
+"""

@@ -1,0 +1,139 @@
+"""What handlers do, as the event in their hands says; and the handlers of a run."""
+
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+
+from pgbus import Bus, Context, Incident, Reject, Retry
+from tests.torture.history import FOLLOW, follow_up
+from tests.torture.records import Begin, End, Fault, Log, Told, now
+
+PLAIN, LEDGER, LATE = "plain", "ledger", "late"
+WORK, DEED = "work.done", "work.deed"
+"""Topics: the first goes to plain handlers, the second to transactional ones as well."""
+FOLLOWED = "follow.up"
+TIMEOUT = 1.5
+"""Seconds that one call may take."""
+ATTEMPTS = 4
+
+HARMLESS = {"ok": 0.918, "slow": 0.03, "follow": 0.035, "fail": 0.014, "reject": 0.003}
+HARMFUL = {"hang": 0.0008, "gil": 0.0006, "exit": 0.0004, "poison": 0.0001}
+"""How likely events are to make their handlers do what."""
+
+_holding_the_gil = ctypes.PyDLL(None)  # unlike CDLL, it keeps the lock during the call
+
+
+class Staff:
+    """The handlers of one process, and the log they write."""
+
+    def __init__(self, log: Log, lease: float) -> None:
+        self._log = log
+        self._lease = lease
+
+    def hire(self, bus: Bus, *, late: bool) -> None:
+        """Subscribe everything; ``late`` is the subscription that is declared in mid-run."""
+        retry = Retry(max_attempts=ATTEMPTS, initial=0.05, maximum=0.5)
+        bus.subscribe("work.*", name=PLAIN, concurrency=6, retry=retry, timeout=TIMEOUT)(self.plain)
+        bus.subscribe(DEED, name=LEDGER, concurrency=3, retry=retry, timeout=TIMEOUT)(self.ledger)
+        bus.subscribe("follow.#", name=FOLLOW, concurrency=2, retry=retry)(self.ledger)
+        if late:
+            bus.subscribe(DEED, name=LATE, concurrency=2, retry=retry)(self.plain)
+        bus.on_error(self.note)
+
+    def note(self, incident: Incident) -> None:
+        self._log.write(Told(incident.kind, incident.context.subscription, os.getpid(), now()))
+
+    def plain(self, event: Any, context: Context) -> None:
+        self._work(event, context)
+        self._end(event, context)
+
+    def ledger(self, event: Any, context: Context, connection: psycopg.Connection[Any]) -> None:
+        """Leave an effect in the handler's own transaction."""
+        began = now()
+        self._work(event, context)
+        connection.execute(
+            "insert into torture.effect (subscription, uid, key, pid, began, ended) "
+            "values (%s, %s, %s, %s, %s, %s)",
+            (context.subscription, event["uid"], context.key, os.getpid(), began, now()),
+        )
+        self._end(event, context)
+
+    def _work(self, event: Any, context: Context) -> None:
+        self._log.write(
+            Begin(
+                context.subscription,
+                event["uid"],
+                context.key,
+                context.attempt,
+                os.getpid(),
+                now(),
+            )
+        )
+        act = _ACTS.get(event["how"])
+        if act is not None:
+            act(self, event, context)
+
+    def _end(self, event: Any, context: Context) -> None:
+        self._log.write(End(context.subscription, event["uid"], os.getpid(), now()))
+
+    def _own(self, kind: str, seconds: float = 0.0) -> None:
+        """Note a fault that the handler is about to inject into its own process."""
+        at = now()
+        self._log.write(Fault(kind, at, at + int(seconds * 1e9), [os.getpid()]))
+
+    # What an event asks for.
+
+    def _slow(self, event: Any, context: Context) -> None:
+        time.sleep(0.02 + 0.03 * (len(event["uid"]) % 5))
+
+    def _follow(self, event: Any, context: Context) -> None:
+        uid = follow_up(event["uid"], context.subscription)
+        context.publish(FOLLOWED, {"uid": uid, "how": "ok"}, key=context.key)
+
+    def _fail(self, event: Any, context: Context) -> None:
+        if context.attempt < 3:
+            self._own("fail")
+            raise RuntimeError("as the event asked")
+
+    def _reject(self, event: Any, context: Context) -> None:
+        self._own("reject")
+        raise Reject("as the event asked")
+
+    def _hang(self, event: Any, context: Context) -> None:
+        if context.attempt < 3 and context.subscription in (PLAIN, LEDGER):
+            self._own("hang")
+            threading.Event().wait(TIMEOUT + 1.0)
+            raise RuntimeError("it came back after its timeout")
+
+    def _gil(self, event: Any, context: Context) -> None:
+        if context.attempt == 1 and context.subscription == PLAIN:
+            seconds = self._lease + 0.7
+            self._own("gil", seconds)
+            _holding_the_gil.usleep(int(seconds * 1e6))
+
+    def _exit(self, event: Any, context: Context) -> None:
+        if context.attempt < 3 and context.subscription == PLAIN:
+            self._own("exit")
+            os._exit(3)
+
+    def _poison(self, event: Any, context: Context) -> None:
+        if context.subscription == PLAIN:
+            self._own("exit")
+            os._exit(4)
+
+
+_ACTS: dict[str, Callable[[Staff, Any, Context], None]] = {
+    "slow": Staff._slow,
+    "follow": Staff._follow,
+    "fail": Staff._fail,
+    "reject": Staff._reject,
+    "hang": Staff._hang,
+    "gil": Staff._gil,
+    "exit": Staff._exit,
+    "poison": Staff._poison,
+}

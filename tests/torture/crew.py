@@ -1,0 +1,162 @@
+"""The processes of a run: started, struck down and started again."""
+
+import multiprocessing
+import os
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from tests.torture.publishers import WAYS, Errand, publish
+from tests.torture.records import Fault, Log, now
+from tests.torture.stage import Stage
+from tests.torture.workers import Post, work
+
+_forks = multiprocessing.get_context("forkserver")
+# Imports done once: a worker that was killed is back in some 20 ms.
+_forks.set_forkserver_preload(["tests.torture.publishers", "tests.torture.workers"])
+
+
+@dataclass
+class Member:
+    """One process; its place is taken by another when it dies."""
+
+    process: ForkServerProcess
+    proxied: bool = False
+    stopped: bool = False
+    asked_at: int | None = None
+    """When it was sent SIGTERM, in which case it is not replaced."""
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
+    def fit(self) -> bool:
+        """Whether it is there to be struck."""
+        return self.process.is_alive() and not self.stopped and self.asked_at is None
+
+    def send(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+
+@dataclass
+class Crew:
+    """Workers and publishers; ``tend`` replaces the dead."""
+
+    stage: Stage
+    log: Log
+    mutant: str | None
+    seed: int
+    keys: int
+    rate: float
+    calm_at: int
+    late: bool = False
+    workers: list[Member] = field(default_factory=list)
+    publishers: list[Member] = field(default_factory=list)
+    leaving: list[Member] = field(default_factory=list)
+    """Those that were asked to go, and have not yet."""
+    _started: int = 0
+
+    def hire(self, workers: int, publishers: int) -> None:
+        self.workers = [self._worker(number) for number in range(workers)]
+        self.publishers = [self._publisher(number) for number in range(publishers)]
+
+    def _worker(self, number: int) -> Member:
+        proxied = number % 2 == 1
+        post = Post(
+            dsn=self.stage.workers_proxy.dsn if proxied else self.stage.dsn,
+            log=self.stage.log_file,
+            output=self._output(f"worker-{number}"),
+            lease=self.stage.lease,
+            late=self.late,
+            mutant=self.mutant,
+        )
+        return Member(self._start(work, post), proxied)
+
+    def _publisher(self, number: int) -> Member:
+        way = WAYS[number % len(WAYS)]
+        # Batches of ``many`` carry most of the load.
+        share = {"many": 6, "long": 1, "cut": 1}
+        total = sum(share[WAYS[n % len(WAYS)]] for n in range(max(1, len(self.publishers) or 4)))
+        proxied = way == "many"
+        self._started += 1
+        errand = Errand(
+            name=f"p{number}-{self._started}",
+            way=way,
+            seed=self.seed * 1000 + self._started,
+            dsn=self.stage.publishers_proxy.dsn if proxied else self.stage.dsn,
+            log=self.stage.log_file,
+            output=self._output(f"publisher-{number}"),
+            keys=self.keys,
+            rate=self.rate * share[way] / total,
+            calm_at=self.calm_at,
+        )
+        return Member(self._start(publish, errand), proxied)
+
+    def _output(self, name: str) -> Path:
+        return self.stage.folder / f"{name}.output"
+
+    @staticmethod
+    def _start(target: object, argument: Post | Errand) -> ForkServerProcess:
+        process = _forks.Process(target=target, args=(argument,), daemon=True)  # type: ignore[arg-type]
+        process.start()
+        return process
+
+    def tend(self) -> None:
+        """Put others in the place of those that died."""
+        for number, member in enumerate(self.workers):
+            if not member.process.is_alive():
+                self.workers[number] = self._worker(number)
+        for number, member in enumerate(self.publishers):
+            if not member.process.is_alive():
+                self.publishers[number] = self._publisher(number)
+        for member in list(self.leaving):
+            if not member.process.is_alive():
+                self.leaving.remove(member)
+                assert member.asked_at is not None
+                self.log.write(Fault("term", member.asked_at, now(), [member.pid]))
+
+    def fit_workers(self) -> list[Member]:
+        return [member for member in self.workers if member.fit]
+
+    def dismiss(self, number: int) -> None:
+        """Ask a worker to go; another takes its place at once, as in a rolling restart."""
+        member = self.workers[number]
+        member.asked_at = now()
+        member.send(signal.SIGTERM)
+        self.leaving.append(member)
+        self.workers[number] = self._worker(number)
+
+    def dismiss_publishers(self, timeout: float) -> None:
+        """Let the publishers bring to an end what they are at, and go."""
+        for member in self.publishers:
+            member.send(signal.SIGTERM)
+        _join(self.publishers, timeout)
+        self.publishers = []
+
+    def dismiss_workers(self, timeout: float) -> None:
+        everybody = [*self.workers, *self.leaving]
+        for member in everybody:
+            member.send(signal.SIGTERM)
+        _join(everybody, timeout)
+        self.workers, self.leaving = [], []
+
+    def end(self) -> None:
+        """End whoever is left, however it is."""
+        for member in [*self.workers, *self.leaving, *self.publishers]:
+            member.send(signal.SIGKILL)
+            member.process.join(5.0)
+
+
+def _join(members: list[Member], timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    for member in members:
+        member.process.join(max(0.0, deadline - time.monotonic()))
+        if member.process.is_alive():
+            member.send(signal.SIGKILL)
+            member.process.join(5.0)

@@ -1,0 +1,217 @@
+"""A run: it starts everything, lets the faults come, waits for the bus to come to rest, and tells.
+
+The bus is at rest when every event is handled or a dead letter; what still waits, or is leased,
+after DRAIN seconds without a fault is what the checker is told was left.
+"""
+
+import contextlib
+import heapq
+import itertools
+import signal
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import psycopg
+
+from tests.torture.audit import Connection
+from tests.torture.crew import Crew, Member
+from tests.torture.history import History
+from tests.torture.records import Fault, now
+from tests.torture.schedule import Planned, plan
+from tests.torture.stage import Stage
+
+LATE_AT = 0.3
+CALM_AT = 0.85
+"""Shares of a run: when a subscription joins, and from when on events do no harm."""
+DRAIN = 60.0
+LEAVE = 20.0
+"""Seconds that processes get to end when they are asked to."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is asked to be."""
+
+    seed: int
+    duration: float
+    workers: int
+    publishers: int
+    keys: int
+    rate: float
+    mix: Mapping[str, int]
+    mutant: str | None
+
+
+class Supervisor:
+    """See the module."""
+
+    def __init__(self, stage: Stage, plan: Plan) -> None:
+        self._stage = stage
+        self._plan = plan
+        self._began = time.monotonic()
+        self._crew = Crew(
+            stage,
+            stage.log,
+            plan.mutant,
+            plan.seed,
+            plan.keys,
+            plan.rate,
+            calm_at=now() + int(plan.duration * CALM_AT * 1e9),
+        )
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+
+    def run(self) -> History:
+        try:
+            self._crew.hire(self._plan.workers, self._plan.publishers)
+            self._began = time.monotonic()
+            for planned in plan(self._plan.seed, self._plan.duration, self._plan.mix):
+                self._at(planned.at, lambda planned=planned: self._inject(planned))
+            self._at(self._plan.duration * LATE_AT, self._join_late)
+            self._follow_agenda()
+            self._crew.dismiss_publishers(LEAVE)
+            drained = self._drain()
+            with self._stage.connection() as connection:
+                leases = self._stage.leases_at_rest(connection) if drained else []
+            self._crew.dismiss_workers(LEAVE)
+            return self._stage.history(leases=leases, drained=drained)
+        finally:
+            self._crew.end()
+
+    def _at(self, moment: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._agenda, (moment, next(self._numbers), action))
+
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._began
+
+    def _follow_agenda(self) -> None:
+        while self._agenda or self._elapsed < self._plan.duration:
+            self._crew.tend()
+            while self._agenda and self._agenda[0][0] <= self._elapsed:
+                heapq.heappop(self._agenda)[2]()
+            due = self._agenda[0][0] if self._agenda else self._plan.duration
+            time.sleep(min(0.05, max(0.0, due - self._elapsed)))
+
+    def _drain(self) -> bool:
+        deadline = time.monotonic() + DRAIN
+        with self._stage.connection() as connection:
+            while time.monotonic() < deadline:
+                self._crew.tend()
+                if self._stage.at_rest(connection):
+                    return True
+                time.sleep(0.2)
+        return False
+
+    # Faults.
+
+    def _inject(self, planned: Planned) -> None:
+        inject = {
+            "kill": self._kill,
+            "stop": self._stop,
+            "term": self._term,
+            "publisher": self._kill_publisher,
+            "terminate": self._terminate,
+            "postmaster": self._kill_postmaster,
+        }.get(planned.kind, self._spoil)
+        inject(planned)
+
+    def _victim(self, planned: Planned) -> Member | None:
+        fit = self._crew.fit_workers()
+        return fit[int(planned.pick * len(fit))] if fit else None
+
+    def _note(self, kind: str, at: int, pids: list[int]) -> None:
+        self._stage.log.write(Fault(kind, at, now(), pids))
+
+    def _kill(self, planned: Planned) -> None:
+        victim = self._victim(planned)
+        if victim is not None:
+            at = now()
+            victim.send(signal.SIGKILL)
+            self._note("kill", at, [victim.pid])
+
+    def _stop(self, planned: Planned) -> None:
+        victim = self._victim(planned)
+        if victim is None:
+            return
+        at = now()
+        victim.stopped = True
+        victim.send(signal.SIGSTOP)
+
+        def resume() -> None:
+            victim.stopped = False
+            victim.send(signal.SIGCONT)
+            self._note("stop", at, [victim.pid])
+
+        self._at(self._elapsed + self._stage.lease + 0.4 + planned.size, resume)
+
+    def _term(self, planned: Planned) -> None:
+        victim = self._victim(planned)
+        if victim is not None:
+            self._crew.dismiss(self._crew.workers.index(victim))
+
+    def _kill_publisher(self, planned: Planned) -> None:
+        publishers = self._crew.publishers
+        at = now()
+        publishers[int(planned.pick * len(publishers))].send(signal.SIGKILL)
+        self._note("publisher", at, [])
+
+    def _terminate(self, planned: Planned) -> None:
+        """End the sessions of one to three clients, whoever they are."""
+        at = now()
+        with contextlib.suppress(psycopg.Error), self._stage.connection() as connection:
+            sessions = _sessions(connection)
+            count = min(len(sessions), 1 + int(planned.size * 3))
+            first = int(planned.pick * len(sessions))
+            chosen = [sessions[(first + n) % len(sessions)] for n in range(count)]
+            connection.execute("select pg_terminate_backend(p) from unnest(%s) p", (chosen,))
+            self._note("terminate", at, [])
+
+    def _kill_postmaster(self, planned: Planned) -> None:
+        at = now()
+        self._stage.server.kill9()
+        time.sleep(planned.size)
+        self._stage.server.start()
+        self._note("postmaster", at, [one.pid for one in self._crew.fit_workers()])
+
+    def _spoil(self, planned: Planned) -> None:
+        """Something happens to a proxy: that of the workers, or that of the publishers."""
+        of_workers = planned.pick < 0.75
+        proxy = self._stage.workers_proxy if of_workers else self._stage.publishers_proxy
+        pids = [one.pid for one in self._crew.fit_workers() if one.proxied] if of_workers else []
+        at = now()
+
+        def over() -> None:
+            proxy.delay = 0.0
+            proxy.resume()
+            self._note(planned.kind, at, pids)
+
+        if planned.kind == "cut":
+            proxy.cut()
+            self._note("cut", at, pids)
+        elif planned.kind == "lost reply":
+            proxy.lose_reply(b"")
+            self._note("lost reply", at, [])
+        elif planned.kind == "delay":
+            proxy.delay = 0.01 + 0.05 * planned.size
+            self._at(self._elapsed + 0.4, over)
+        else:
+            proxy.stall()
+            self._at(self._elapsed + 0.2 + 1.5 * planned.size, over)
+
+    def _join_late(self) -> None:
+        """A subscription is declared, and rolling restarts bring workers that serve it."""
+        self._stage.declare_late()
+        self._crew.late = True
+        for number in range(0, len(self._crew.workers), 2):
+            if self._crew.workers[number].fit:
+                self._crew.dismiss(number)
+
+
+def _sessions(connection: Connection) -> list[int]:
+    rows = connection.execute(
+        "select pid from pg_stat_activity where datname = current_database() "
+        "and backend_type = 'client backend' and pid <> pg_backend_pid() order by pid"
+    )
+    return [pid for (pid,) in rows] or [0]
