@@ -62,7 +62,9 @@ $function$;
 --   ids, dedup_window: for each event the id its caller gave, or null; the whole array null if none
 --   due, delay: for each event when it falls due, or in how many seconds; null arrays if none waits
 --   strict: store nothing where a topic has no queue (a tail's does not count)
--- Returns the generation and routes to remember, and the indexes of duplicates.
+-- Returns the generation and routes to remember, for each topic the numbers of the subscriptions
+-- whose put_<number> may be called next time (null where not all queues are subscriptions'), and the
+-- indexes of duplicates.
 -- Client-side memory rather than a table of routes: it needs no write, so no snapshot can be too old.
 create function pgbus.publish(
     known uuid, topics text[], routes text[],
@@ -70,7 +72,7 @@ create function pgbus.publish(
     ids uuid[], dedup_window interval,
     due timestamptz[], delay double precision[],
     strict boolean,
-    out generation uuid, out queues text[], out duplicates integer[]
+    out generation uuid, out queues text[], out direct text[], out duplicates integer[]
 )
 language plpgsql set search_path = pg_catalog, pg_temp as $function$
 #variable_conflict use_variable
@@ -96,6 +98,13 @@ begin
         into generation, queues
         from pgbus.routing r;
     duplicates := '{}';
+    direct := array(
+        select (
+            select case when count(*) = count(s.id) then coalesce(string_agg(s.id::text, ','), '') end
+            from unnest(string_to_array(r.list, ',')) as q(name)
+            left join pgbus.subscription s on s.name = q.name
+        )
+        from unnest(queues) with ordinality as r(list, n) order by r.n);
     if strict and exists (
         select from unnest(queues) as r(list)
         where btrim(regexp_replace(r.list, 'pgbus_tail_[0-9a-f]{8}', '', 'g'), ',') = ''

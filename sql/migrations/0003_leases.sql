@@ -1,10 +1,12 @@
 -- The lease protocol: a lease belongs to a key, not to a message.
 --
 -- A *lane* is the hash of an event's key, or the event's own id where it has none; two keys that
--- share a hash merely wait for each other. Each subscription has three functions of its own, made
--- from the templates below, because static statements stay planned while a dynamic EXECUTE plans
--- anew each time (about 1 ms). `:queue`, `:dead`, `:lane`, `:id` and `:parked` are filled in.
+-- share a hash merely wait for each other. Each subscription has functions of its own, made from the
+-- templates below, because static statements stay planned while a dynamic EXECUTE plans anew each
+-- time (up to 1 ms). `:queue`, `:dead`, `:lane`, `:id` and `:parked` are filled in.
 --
+-- put     stores events, see pgbus.publish; its name has the subscription's number, which outlives
+--         every renaming, so that what publishers remember can always be called.
 -- take    walks the lanes by a loose index scan, leases the free ones and then, as a second
 --         statement with its own snapshot, reads their messages. In one statement the snapshot may
 --         predate another worker's acknowledgement, and events would be handled twice.
@@ -27,6 +29,19 @@ exception when program_limit_exceeded then
     return null;
 end
 $function$;
+
+insert into pgbus.template (name, body) values ('put', $template$
+create or replace function pgbus.:function(p_bodies text[], p_headers text[]) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp
+as $function$
+begin
+    insert into pgmq.:queue (vt, message, headers)
+    select clock_timestamp(), e.body::jsonb, e.header::jsonb
+    from unnest(p_bodies, p_headers) as e(body, header);
+    return 0;
+end
+$function$
+$template$);
 
 insert into pgbus.template (name, body) values ('take', $template$
 create or replace function pgbus.:function(
@@ -333,7 +348,8 @@ begin
         then $$coalesce(hashtextextended(m.headers ->> 'x-pgmq-group', 0), m.msg_id)$$
         else 'm.msg_id' end;
     for t in select name, body from pgbus.template loop
-        statement := replace(t.body, ':function', quote_ident(t.name || '_' || s.name));
+        statement := replace(t.body, ':function', quote_ident(
+            t.name || '_' || case t.name when 'put' then s.id::text else s.name end));
         statement := replace(statement, ':queue', quote_ident('q_' || s.name));
         statement := replace(statement, ':dead', quote_ident('q_' || s.name || '_dlq'));
         statement := replace(statement, ':lane', lane);

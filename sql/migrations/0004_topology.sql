@@ -93,7 +93,7 @@ begin
 end
 $function$;
 
--- Drop the functions that pgbus.generate made.
+-- Drop the functions that pgbus.generate made, but for the one that publishers may remember.
 create function pgbus.degenerate(p_name text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $function$
 declare
@@ -152,6 +152,9 @@ begin
     perform pgmq.drop_queue(p_name);
     perform pgmq.drop_queue(p_name || '_dlq');
     perform pgbus.degenerate(p_name);
+    -- Whoever still remembers it is told that it remembers wrong.
+    execute format('create or replace function pgbus.%I(p_bodies text[], p_headers text[]) '
+        'returns integer language sql return null::integer', 'put_' || s);
     delete from pgbus.lease where subscription = s;
     delete from pgbus.attempt where subscription = s;
     update pgbus.scheduled set queues = array_remove(queues, p_name) where p_name = any (queues);

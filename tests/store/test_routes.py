@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pgbus import Bus, StoreError
-from pgbus.store.routes import MOST_TOPICS, Routes
+from pgbus.store.routes import MOST_TOPICS, Route, Routes
 from tests.store.queue import Connection, Queue, wait_until_blocked
 
 Another = Callable[[], Connection]
@@ -148,6 +148,7 @@ def test_the_memory_is_bounded() -> None:
     generation = uuid4()
     for start in range(0, 3 * MOST_TOPICS, 1000):
         topics = [f"t.{n}" for n in range(start, start + 1000)]
-        routes.learn(generation, topics, ["q"] * 1000)
-        assert routes.recall(topics) == (generation, ["q"] * 1000)
+        known = [Route("q", (1,))] * 1000
+        routes.learn(generation, topics, known)
+        assert routes.recall(topics) == (generation, known)
         assert len(routes._state[1]) <= MOST_TOPICS + 1000

@@ -10,8 +10,9 @@ from pgbus.errors import Unroutable
 from pgbus.model.envelope import Receipt
 from pgbus.model.names import TAIL_PREFIX
 from pgbus.store.arrays import numbers
+from pgbus.store.put import put
 from pgbus.store.query import Operation, Query, ask_one
-from pgbus.store.routes import Routes
+from pgbus.store.routes import Route, Routes
 from pgbus.store.statements import statement
 
 
@@ -20,6 +21,7 @@ class Stored(NamedTuple):
 
     generation: UUID
     queues: list[str]
+    direct: list[str | None]
     duplicates: list[int]
 
 
@@ -40,6 +42,24 @@ def publish(
     if not events:
         return []
     topics = list(dict.fromkeys(event.topic for event in events))
+    generation, known = routes.recall(topics)
+    plain = not any(event.given_id or event.due is not None for event in events)
+    if plain and generation is not None:
+        receipts = yield from put(events, dict(zip(topics, known, strict=True)), generation)
+        if receipts is not None and not (strict and any(not one.queues for one in receipts)):
+            return receipts
+    return (yield from _publish(events, topics, routes, strict=strict, window=window))
+
+
+def _publish(
+    events: Sequence[Encoded],
+    topics: list[str],
+    routes: Routes,
+    *,
+    strict: bool,
+    window: timedelta,
+) -> Operation[list[Receipt]]:
+    """Let the server decide everything."""
     number = {topic: index for index, topic in enumerate(topics, 1)}
     repeated = _repeated(events)
     kept = [event for index, event in enumerate(events) if index not in repeated]
@@ -50,7 +70,7 @@ def publish(
             (
                 generation,
                 topics,
-                known,
+                [None if route is None else route.queues for route in known],
                 numbers(number[event.topic] for event in kept),
                 [event.body for event in kept],
                 [event.headers for event in kept],
@@ -60,10 +80,9 @@ def publish(
                 strict,
             ),
             Stored,
-            prepare=None,
         )
     )
-    routes.learn(stored.generation, topics, stored.queues)
+    routes.learn(stored.generation, topics, list(map(_route, stored.queues, stored.direct)))
     counts = {topic: _count(queues) for topic, queues in zip(topics, stored.queues, strict=True)}
     if strict and 0 in counts.values():
         lost = ", ".join(topic for topic, count in counts.items() if not count)
@@ -75,6 +94,12 @@ def publish(
         queues = 0 if duplicate else counts[event.topic]
         receipts.append(Receipt(event.id, event.topic, queues, duplicate))
     return receipts
+
+
+def _route(queues: str, direct: str | None) -> Route:
+    if direct is None:
+        return Route(queues, None)
+    return Route(queues, tuple(int(number) for number in direct.split(",") if number))
 
 
 def _count(queues: str) -> int:

@@ -5,7 +5,7 @@ is :func:`run`; one over an asynchronous connection would be as short and share 
 (The idea is psycopg's, whose ``generators`` yield and whose ``waiting`` waits.)
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -22,7 +22,7 @@ class Query(Generic[T]):
     """One statement, its parameters, and what to make of each of its rows."""
 
     text: sql.Composed | sql.SQL
-    parameters: Sequence[Any] | None = field(repr=False)
+    parameters: Sequence[Any] | Mapping[str, Any] | None = field(repr=False)
     """None sends the text as it is: it may then be a script of many statements."""
     make: Callable[..., T]
     prepare: bool | None = None

@@ -2,13 +2,23 @@
 
 pgmq evaluates every binding's regular expression for every message. Here the server is asked once
 for each topic and *generation* of the bindings, a stamp that changes with every binding; publishing
-sends what is remembered along and the server uses it only where the stamp is the current one.
+sends the stamp along, and the server stores nothing where it is no longer the current one.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 MOST_TOPICS = 20_000
+
+
+class Route(NamedTuple):
+    """Where a topic leads."""
+
+    queues: str
+    """Joined by commas."""
+    subscriptions: tuple[int, ...] | None
+    """The numbers of those whose queues they are; ``None`` where some are somebody else's."""
 
 
 class Routes:
@@ -19,17 +29,17 @@ class Routes:
     """
 
     def __init__(self) -> None:
-        self._state: tuple[UUID | None, dict[str, str]] = (None, {})
+        self._state: tuple[UUID | None, dict[str, Route]] = (None, {})
 
-    def recall(self, topics: Sequence[str]) -> tuple[UUID | None, list[str | None]]:
-        """Return the generation and, for each topic, its queues joined by commas, if known."""
+    def recall(self, topics: Sequence[str]) -> tuple[UUID | None, list[Route | None]]:
+        """Return the generation and, for each topic, its route, if known."""
         generation, memory = self._state
         return generation, [memory.get(topic) for topic in topics]
 
-    def learn(self, generation: UUID, topics: Sequence[str], queues: Sequence[str]) -> None:
+    def learn(self, generation: UUID, topics: Sequence[str], routes: Sequence[Route]) -> None:
         """Remember what the server said."""
         known, memory = self._state
         if known != generation or len(memory) > MOST_TOPICS:
             memory = {}
             self._state = (generation, memory)
-        memory.update(zip(topics, queues, strict=True))
+        memory.update(zip(topics, routes, strict=True))

@@ -28,9 +28,13 @@ def statement(file: str, name: str, **identifiers: str) -> sql.Composed:
         identifiers: values of the statement's ``{placeholders}``, each one quoted as an identifier
             in the schema ``pgbus``.
     """
-    text = _statements(file)[name]
     quoted = {key: sql.Identifier("pgbus", value) for key, value in identifiers.items()}
-    return sql.SQL(text).format(**quoted)
+    return compose(file, name, **quoted)
+
+
+def compose(file: str, name: str, **parts: sql.Composable) -> sql.Composed:
+    """Return the statement ``name`` of ``queries/<file>.sql`` with its placeholders filled in."""
+    return sql.SQL(_statements(file)[name]).format(**parts)
 
 
 @dataclass(frozen=True, slots=True)
