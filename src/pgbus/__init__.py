@@ -11,6 +11,7 @@
 """
 
 from pgbus import embedded as _embedded  # hands the embedded server to the bus
+from pgbus.core.evolution import downcast, upcast
 from pgbus.errors import (
     ConfigurationError,
     IncompatibleDatabase,
@@ -36,6 +37,8 @@ from pgbus.threads.context import Context, Incident
 __all__ = [
     # Events
     "Event",
+    "upcast",
+    "downcast",
     "Outgoing",
     "Receipt",
     # The bus

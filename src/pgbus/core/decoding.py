@@ -89,6 +89,12 @@ class _Group(msgspec.Struct, frozen=True, gc=False):
     value: msgspec.Raw = msgspec.field(default=msgspec.Raw(b"null"), name=envelope.KEY)
 
 
+class _Downcasts(msgspec.Struct, frozen=True, gc=False):
+    """The older forms alone."""
+
+    forms: dict[int, msgspec.Raw] = msgspec.field(default_factory=dict, name=envelope.DOWNCASTS)
+
+
 class _Only(_Known, frozen=True, forbid_unknown_fields=True, gc=False):
     """The headers of an event of pgbus whose publisher added none: decoded in one step."""
 
@@ -96,6 +102,7 @@ class _Only(_Known, frozen=True, forbid_unknown_fields=True, gc=False):
 _ONLY: Final = msgspec.json.Decoder(_Only)
 _KNOWN: Final = msgspec.json.Decoder(_Known)
 _GROUP: Final = msgspec.json.Decoder(_Group)
+_DOWNCASTS: Final = msgspec.json.Decoder(_Downcasts)
 _OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
 _FIELDS: Final = {field.encode_name: field.type for field in msgspec.structs.fields(_Known)}
 
@@ -125,6 +132,12 @@ def read_headers(raw: str | bytes | None) -> Incoming:
         known.time,
         own,
     )
+
+
+def read_downcasts(raw: str | bytes | None) -> dict[int, bytes]:
+    """Return the bodies of older versions that a publisher sent along, by version."""
+    found = None if raw is None else _try(_DOWNCASTS.decode, raw)
+    return {} if found is None else {one: bytes(body) for one, body in found.forms.items()}
 
 
 def _read_mixed(raw: str | bytes) -> tuple[_Known, dict[str, Any]]:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import msgspec
 
+from pgbus.core.evolution import lowered
 from pgbus.core.storable import locate, string_fault, text_fault, value_fault
 from pgbus.errors import (
     ConfigurationError,
@@ -177,6 +178,8 @@ class Encoder:
         }
         if isinstance(payload, Event):
             headers[envelope.VERSION] = type(payload).__event_version__
+            if type(payload).__event_downcasts__:
+                headers[envelope.DOWNCASTS] = self._lowered(topic, payload)
         if correlation_id is not None:
             headers[envelope.CORRELATION] = correlation_id
         if causation_id is not None:
@@ -231,6 +234,13 @@ class Encoder:
         if fault is not None:
             raise PayloadError(f"{topic}: the payload {fault}")
         return body
+
+    def _lowered(self, topic: str, event: Event) -> dict[str, msgspec.Raw]:
+        try:
+            forms = lowered(type(event), self._body(topic, event))
+        except PayloadError as error:
+            raise PayloadError(f"{topic}: {error}") from error
+        return {one: msgspec.Raw(self._body(topic, form).encode()) for one, form in forms.items()}
 
     def _key(self, topic: str, payload: Any, key: str | None) -> str | None:
         if key is None and isinstance(payload, Event):

@@ -40,21 +40,35 @@ SAYS_NOTHING: Final = frozenset(
 )
 """Keywords that do not decide which documents fit."""
 
+_BELOW: Final = frozenset({"prefixItems", "items", "additionalProperties", "propertyNames"})
 _Colours = dict[str, str]
 
 
 def fingerprint(document: dict[str, Any]) -> str:
     """Return the SHA-256, in hexadecimal digits, of what a schema means."""
-    definitions = document.get("$defs", {})
-    colours = dict.fromkeys(definitions, "")
-    for _ in range(ROUNDS):
-        before, colours = (
-            colours,
-            {name: _colour(node, colours) for name, node in definitions.items()},
-        )
-        if before == colours:
-            break
-    return _colour(document, colours)
+    return Meaning(document).of(document)
+
+
+class Meaning:
+    """Tells which parts of a schema mean the same.
+
+    Parameters:
+        document: a whole schema.
+    """
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        definitions = document.get("$defs", {})
+        colours = dict.fromkeys(definitions, "")
+        for _ in range(ROUNDS):
+            before = colours
+            colours = {name: _colour(node, before) for name, node in definitions.items()}
+            if before == colours:
+                break
+        self._colours = colours
+
+    def of(self, node: Any) -> str:
+        """Return the fingerprint of a part."""
+        return _colour(node, self._colours)
 
 
 def _colour(node: Any, colours: _Colours) -> str:
@@ -82,26 +96,36 @@ def _words(meant: dict[str, Any], colours: _Colours) -> dict[str, Any]:
     """Return the keywords of a schema in their one form, what lies below them as colours."""
     made: dict[str, Any] = {}
     for word, value in meant.items():
+        if word == "anyOf" or _is_idle(word, value):
+            continue
         if word == "properties":
             made[word] = {name: _colour(one, colours) for name, one in value.items()}
-        elif word == "prefixItems":
-            made[word] = [_colour(one, colours) for one in value]
-        elif word in ("items", "additionalProperties", "propertyNames"):
-            if value is not True and value != {}:
-                made[word] = _colour(value, colours)
-        elif word == "const":
-            made["enum"] = [_text(value)]
-        elif word == "enum":
-            made[word] = sorted({_text(one) for one in value})
-        elif word == "required":
-            if value:
-                made[word] = sorted(value)
-        elif word != "anyOf" and not (word.startswith("min") and value == 0 and word != "minimum"):
-            made[word] = _plain(value)
+        elif word in _BELOW:
+            made[word] = _below(value, colours)
+        elif word in ("const", "enum"):
+            made["enum"] = sorted({_text(one) for one in (value if word == "enum" else [value])})
+        else:
+            made[word] = sorted(value) if word == "required" else _plain(value)
     # A mapping of anything to anything has no other words to tell it from a struct without fields.
     if made.get("type") == "object" and "properties" not in meant:
         made["mapping"] = True
     return made
+
+
+def _is_idle(word: str, value: Any) -> bool:
+    """Return whether a keyword allows everything."""
+    if word in ("items", "additionalProperties", "propertyNames"):
+        return value is True or value == {}
+    if word in ("minItems", "minLength", "minProperties"):
+        return bool(value == 0)
+    return word == "required" and not value
+
+
+def _below(value: Any, colours: _Colours) -> Any:
+    """Return what lies below a keyword as colours: a schema or a list of schemas."""
+    if isinstance(value, list):
+        return [_colour(one, colours) for one in value]
+    return _colour(value, colours)
 
 
 def _members(members: list[Any]) -> list[Any]:

@@ -38,21 +38,20 @@ class Fit:
     def __init__(self, reader: dict[str, Any], writer: dict[str, Any]) -> None:
         self._reader = reader.get("$defs", {})
         self._writer = writer.get("$defs", {})
-        self._assumed: set[tuple[str, str]] = set()
+        self._assumed: set[tuple[int, int]] = set()
+        """Pairs of nodes, by identity: the documents outlive the comparison."""
 
     def fits(self, reader: Node, writer: Node) -> bool:
         """Return whether whatever fits the node ``writer`` fits the node ``reader``, too."""
-        references = (_reference(reader), _reference(writer))
-        if references[0] is not None and references[1] is not None:
-            pair = (references[0], references[1])
-            if pair in self._assumed:
-                return True  # under examination: a circle is fine unless something else is not
-            self._assumed.add(pair)
-            if self._fits(resolve(reader, self._reader), resolve(writer, self._writer)):
-                return True
-            self._assumed.discard(pair)
-            return False
-        return self._fits(resolve(reader, self._reader), resolve(writer, self._writer))
+        reader, writer = resolve(reader, self._reader), resolve(writer, self._writer)
+        pair = (id(reader), id(writer))
+        if pair in self._assumed:
+            return True  # under examination: a circle is fine unless something else is not
+        self._assumed.add(pair)
+        if self._fits(reader, writer):
+            return True
+        self._assumed.discard(pair)
+        return False
 
     def _fits(self, reader: Node, writer: Node) -> bool:
         if is_anything(reader) or writer is False:
@@ -65,14 +64,14 @@ class Fit:
             return all(self._takes(reader, value) for value in writer["enum"])
         if "anyOf" in reader:
             # On trial each: what one member assumed of a circle must not hold for the next.
-            return any(Fit._copy(self).fits(one, writer) for one in reader["anyOf"])
+            return any(self._copy().fits(one, writer) for one in reader["anyOf"])
         if "enum" in reader:
             return writer.get("type") == "boolean" and {True, False} <= set(reader["enum"])
         return self._same_kind(reader, writer)
 
     def _copy(self) -> "Fit":
         copied = Fit({"$defs": self._reader}, {"$defs": self._writer})
-        copied._assumed = set(self._assumed)
+        copied._assumed.update(self._assumed)
         return copied
 
     def _same_kind(self, reader: Node, writer: Node) -> bool:
@@ -111,9 +110,7 @@ class Fit:
         if least < reader.get("minItems", 0) or most > reader.get("maxItems", _endless(reader)):
             return False
         theirs, ours = writer.get("prefixItems", []), reader.get("prefixItems", [])
-        if most > len(theirs) and not self.fits(
-            reader.get("items", {}), writer.get("items", {})
-        ):
+        if most > len(theirs) and not self.fits(reader.get("items", {}), writer.get("items", {})):
             return False
         for place in range(int(min(max(len(theirs), len(ours)), most))):
             given = theirs[place] if place < len(theirs) else writer.get("items", {})

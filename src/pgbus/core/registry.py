@@ -15,6 +15,7 @@ import msgspec
 import psycopg
 
 from pgbus.core.decoding import decode
+from pgbus.core.evolution import raised, upcast_versions
 from pgbus.core.patterns import matches
 from pgbus.errors import ConfigurationError, PayloadError, PgbusError
 from pgbus.model.envelope import Incoming
@@ -32,11 +33,13 @@ _JSON_TYPES = (dict, list, str, int, float, bool)
 class UnknownType(PgbusError):
     """An event whose topic or version the handler does not know. Caught by the worker."""
 
-    def __init__(self, topic: str, version: int | None) -> None:
+    def __init__(self, topic: str, version: int | None, why: str = "") -> None:
         said = "without a version" if version is None else f"version {version}"
-        super().__init__(f"no type for topic {topic!r} {said}")
+        super().__init__(f"no type for topic {topic!r} {said}" + (f": {why}" if why else ""))
         self.topic = topic
         self.version = version
+        self.why = why
+        """What kept a type of another version from decoding it."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,22 @@ class Handler:
     """Those of the parameters that cannot be given by name, as in ``list.append``."""
     _versions: Mapping[str, int] = field(default_factory=dict, repr=False)
     """The version that an event without one has, by topic."""
+    _adopted: dict[TypeKey, Decoder] = field(default_factory=dict, repr=False)
+    """For versions that another type was found to read; see :meth:`adopt`."""
 
     @property
     def types(self) -> tuple[TypeKey, ...]:
-        """The topics and versions that the handler declares, in the annotation's order."""
-        return tuple(self.decoders)
+        """The topics and versions that can be decoded: those of the annotation, in its order,
+        and those that upcasts lead from.
+
+        Raises:
+            ConfigurationError: upcasts of a type lead nowhere.
+        """
+        found = dict.fromkeys(self.decoders)
+        for topic, version in self.decoders:
+            kind = self.decoders[topic, version].type
+            found.update(dict.fromkeys((topic, older) for older in upcast_versions(kind)))
+        return tuple(found)
 
     def decode(self, incoming: Incoming, body: str | bytes | None) -> Any:
         """Decode a body into what the handler's annotation asks for.
@@ -76,12 +90,38 @@ class Handler:
         if topic is None:
             return self._guess(body)
         if version is None:
-            decoder = self.decoders.get((topic, self._versions.get(topic, 0)), self.fallback)
+            decoder = self.decoders.get((topic, self._versions.get(topic, 0)))
         else:
-            decoder = self.decoders.get((topic, version), self.fallback)
+            decoder = self.decoders.get((topic, version))
         if decoder is None:
-            raise UnknownType(topic, version)
+            return self._decode_other(topic, version, body)
         return decode(decoder, body)
+
+    def _decode_other(self, topic: str, version: int | None, body: str | bytes | None) -> Any:
+        """Decode what is none of the annotation's current types."""
+        if version is not None and self.decoders:
+            adopted = self._adopted.get((topic, version))
+            if adopted is not None:
+                return decode(adopted, body)
+            for newer in self.versions(topic):
+                decoder = self.decoders[topic, newer]
+                if newer > version and version in upcast_versions(decoder.type):
+                    return decode(decoder, raised(decoder.type, version, body))
+        if self.fallback is None:
+            raise UnknownType(topic, version)
+        return decode(self.fallback, body)
+
+    def versions(self, topic: str) -> list[int]:
+        """Return the versions of a topic's types in the annotation, in ascending order."""
+        return sorted(version for other, version in self.decoders if other == topic)
+
+    def adopt(self, topic: str, version: int, known: int) -> None:
+        """Let events of a version be decoded by the type of another from now on.
+
+        Parameters:
+            known: the version of a type of the annotation.
+        """
+        self._adopted[topic, version] = self.decoders[topic, known]
 
     def call(self, event: Any, context: Any = None, connection: Any = None) -> Any:
         """Call the function with those of the arguments it asks for.

@@ -9,6 +9,7 @@ with ``x-pgbus-``.
 import re
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -160,7 +161,9 @@ def _names(root: Any) -> dict[Any, str]:
     names: dict[Any, str] = {}
     for info in _named(root):
         origin = getattr(info.cls, "__origin__", info.cls)
-        arguments = [getattr(one, "__name__", str(one)) for one in getattr(info.cls, "__args__", ())]
+        arguments = [
+            getattr(one, "__name__", str(one)) for one in getattr(info.cls, "__args__", ())
+        ]
         plain = re.sub(r"\W+", "_", "_".join([origin.__name__, *arguments])).strip("_")
         name, number = plain, 1
         while name in names.values():
@@ -298,14 +301,10 @@ class _Writer:
         default, factory = field.default, field.default_factory
         if factory in _FACTORIES:
             default = factory()
-        if not field.required and default is not types.NODEFAULT:
+        if not field.required and default is not msgspec.NODEFAULT:
             # As the encoder would write it; what it cannot write is no part of the contract.
-            try:
-                node["default"] = msgspec.to_builtins(
-                    default, str_keys=True, order="deterministic"
-                )
-            except (TypeError, ValueError, OverflowError):
-                pass
+            with suppress(TypeError, ValueError, OverflowError):
+                node["default"] = msgspec.to_builtins(default, str_keys=True, order="deterministic")
         return node
 
 

@@ -10,6 +10,8 @@ from pgbus.model.checks import check_choice, check_instance, check_number, check
 
 OnExhausted = Literal["skip", "park"]
 OnUnroutable = Literal["ignore", "raise"]
+Check = Literal["error", "warn", "off"]
+CHECKS: Final = ("error", "warn", "off")
 
 
 class _Reject(enum.Enum):

@@ -23,6 +23,8 @@ TOPIC = "pgbus-topic"
 VERSION = "pgbus-version"
 CORRELATION = "correlationid"
 CAUSATION = "causationid"
+DOWNCASTS = "pgbus-downcasts"
+"""The body as earlier versions have it, by version."""
 DEAD = "pgbus-dead"
 # pgmq's FIFO group.
 KEY = "x-pgmq-group"

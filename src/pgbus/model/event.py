@@ -1,6 +1,7 @@
 """Events: frozen structs that know their topic, version and key."""
 
 import enum
+from collections.abc import Callable
 from typing import Any, ClassVar, dataclass_transform
 
 import msgspec
@@ -9,6 +10,8 @@ from pgbus.errors import ConfigurationError
 from pgbus.model.names import check_topic
 
 MAX_VERSION = 2**31 - 1
+Step = Callable[[dict[str, Any]], dict[str, Any]]
+"""Makes the body of one version that of another; see ``pgbus.upcast``."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
@@ -18,6 +21,8 @@ class EventMeta(msgspec.StructMeta):
     __event_topic__: str | None
     __event_version__: int
     __event_key__: str | None
+    __event_upcasts__: dict[int, Step]
+    __event_downcasts__: dict[int, Step]
 
     def __new__(
         mcls,
@@ -60,6 +65,8 @@ class EventMeta(msgspec.StructMeta):
         made.__event_topic__ = topic
         made.__event_version__ = version
         made.__event_key__ = key
+        made.__event_upcasts__ = {}
+        made.__event_downcasts__ = {}
         return made
 
 
@@ -85,6 +92,10 @@ class Event(msgspec.Struct, metaclass=EventMeta, frozen=True, kw_only=True):
     __event_topic__: ClassVar[str | None]
     __event_version__: ClassVar[int]
     __event_key__: ClassVar[str | None]
+    __event_upcasts__: ClassVar[dict[int, Step]]
+    """By the version they start from; ``pgbus.upcast`` writes, handlers read."""
+    __event_downcasts__: ClassVar[dict[int, Step]]
+    """By the version they lead to; ``pgbus.downcast`` writes, the encoder reads."""
 
 
 def key_of(event: Event) -> str | None:

@@ -57,9 +57,22 @@ class Attempts:
         try:
             return self._handler.decode(delivery.incoming, message.body), None
         except UnknownType as unknown:
-            return None, self._unknown(delivery.hold.session, unknown)
+            return self._decode_unknown(delivery, unknown)
         except PayloadError as fault:
             return None, (Bury(), fault)
+
+    def _decode_unknown(
+        self, delivery: Delivery, unknown: UnknownType
+    ) -> tuple[Any, Result | None]:
+        body, headers = delivery.message.body, delivery.message.headers
+        try:
+            return self._station.versions.decode(self._handler, unknown, body, headers), None
+        except UnknownType as reason:
+            return None, self._unknown(delivery.hold.session, reason)
+        except PayloadError as fault:
+            return None, (Bury(), fault)
+        except (psycopg.Error, PgbusError) as error:
+            return None, (GiveBack("the registry could not be asked about its version"), error)
 
     def _unknown(self, session: Session, unknown: UnknownType) -> Result:
         kind = f"{unknown.topic}@{unknown.version or 1}"
@@ -71,7 +84,7 @@ class Attempts:
             return GiveBack(f"another worker knows {kind}"), None
         return Bury(), PayloadError(
             f"no live worker of {self._subscription.name} knows {unknown.topic!r} "
-            f"in version {unknown.version}"
+            f"in version {unknown.version}" + (f": {unknown.why}" if unknown.why else "")
         )
 
     def call(self, argument: Any, context: Any, call: Call) -> None:

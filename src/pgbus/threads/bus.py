@@ -21,7 +21,7 @@ from pgbus.core.patterns import check_pattern, expand
 from pgbus.core.registry import inspect_handler, subscription_name
 from pgbus.errors import ConfigurationError
 from pgbus.model.checks import check_choice, check_instance, check_number, check_whole
-from pgbus.model.config import OnExhausted, OnUnroutable, Retry
+from pgbus.model.config import CHECKS, Check, OnExhausted, OnUnroutable, Retry
 from pgbus.model.envelope import Outgoing, Receipt
 from pgbus.model.event import Event
 from pgbus.model.names import check_name
@@ -30,6 +30,7 @@ from pgbus.store.query import run
 from pgbus.threads.administration import Administration
 from pgbus.threads.batch import BatchContext
 from pgbus.threads.context import Context, Incident
+from pgbus.threads.contracts import Contracts, installed_version
 from pgbus.threads.dsn import Dsn
 from pgbus.threads.engine import Engine
 from pgbus.threads.link import connect, translated
@@ -66,6 +67,14 @@ class Bus(Administration):
         dedup_window: for how long a publisher's ``id`` is remembered.
         max_body: the longest body in bytes of JSON.
         max_headers: the longest headers of a publisher in bytes of JSON.
+        service_version: the service's release, for those who ask whom a change would hurt. Left
+            out, that of the installed distribution with the service's name, if there is one.
+        schema_check: what to do about an event type that the database knows otherwise under the
+            same version: ``"error"`` raises :class:`pgbus.SchemaConflict`, ``"warn"`` logs it,
+            ``"off"`` neither records nor compares event types.
+        wildcard_check: what to do, at the start, about patterns that match no known topic, or
+            deliver topics for which the handler has no type: ``"error"`` raises, ``"warn"`` logs
+            it, ``"off"`` does not look.
 
     Raises:
         ConfigurationError: there is no DSN and no embedded PostgreSQL, or a value is out of range.
@@ -84,12 +93,18 @@ class Bus(Administration):
         dedup_window: timedelta = timedelta(days=7),
         max_body: int = MAX_BODY,
         max_headers: int = MAX_HEADERS,
+        service_version: str | None = None,
+        schema_check: Check = "error",
+        wildcard_check: Check = "warn",
     ) -> None:
-        for what, text in (("dsn", dsn), ("service", service)):
+        texts = (("dsn", dsn), ("service", service), ("service_version", service_version))
+        for what, text in texts:
             if text is not None:
                 check_instance(what, text, str)
         check_number("lease", lease, 0.5, 3600)
         check_choice("on_unroutable", on_unroutable, ("ignore", "raise"))
+        check_choice("schema_check", schema_check, CHECKS)
+        check_choice("wildcard_check", wildcard_check, CHECKS)
         check_choice("prune_bindings", prune_bindings, (True, False))
         check_instance("dedup_window", dedup_window, timedelta)
         if not timedelta(0) < dedup_window <= timedelta(days=3650):
@@ -100,9 +115,16 @@ class Bus(Administration):
         self._lease = float(lease)
         self._prune = prune_bindings
         self._window = dedup_window
+        self._contracts = Contracts(
+            self._service,
+            installed_version(service) if service_version is None else service_version,
+            schemas=schema_check,
+            wildcards=wildcard_check,
+        )
         self._publisher = Publisher(
             self._server,
             Encoder(source=self._service, max_body=max_body, max_headers=max_headers),
+            self._contracts,
             name=f"pgbus {self._service}"[:63],
             strict=on_unroutable == "raise",
             window=dedup_window,
@@ -235,11 +257,13 @@ class Bus(Administration):
         """
         self._declare(bind=True)
 
-    def _declare(self, *, bind: bool) -> list[Subscription]:
+    def _declare(self, *, bind: bool, check: bool = False) -> list[Subscription]:
         self._refuse_closed()
         declared = []
         with translated(), connect(self._server.dsn(), name="pgbus declare") as connection:
             run(connection, migrate.check())
+            if check:
+                self._contracts.check_accepted(connection, self._definitions.values())
             # By name, so that two processes that declare at once wait and do not deadlock.
             for definition in sorted(self._definitions.values(), key=lambda one: one.name):
                 with connection.transaction():
@@ -285,6 +309,7 @@ class Bus(Administration):
         Raises:
             PayloadError: the payload cannot be stored or read back; PayloadTooLarge for its size.
             InvalidTopic, ConfigurationError: the call itself is wrong.
+            SchemaConflict: the database knows the event's type otherwise.
             Unroutable: nothing matches, and the bus was made to care.
             StoreError: the database refused or could not be reached; see ``outcome_unknown``.
         """
@@ -325,7 +350,9 @@ class Bus(Administration):
         """Declare the subscriptions and run their handlers in threads; idempotent.
 
         Raises:
-            ConfigurationError: the bus has no subscription, or is closed.
+            ConfigurationError: the bus has no subscription, or is closed; or patterns and types do
+                not go together, and ``wildcard_check="error"``.
+            SchemaConflict: the database knows an event type of a handler otherwise.
             StoreError: pgbus is not installed, or the database could not be reached.
         """
         with self._lock:
@@ -335,10 +362,11 @@ class Bus(Administration):
                 return
             if not self._definitions:
                 raise ConfigurationError("this bus has no subscription to run: use @bus.subscribe")
-            self._subscriptions = self._declare(bind=False)
+            self._subscriptions = self._declare(bind=False, check=True)
             engine = Engine(
                 self._server,
                 self._publisher,
+                self._contracts,
                 self._subscriptions,
                 service=self._service,
                 lease=self._lease,

@@ -19,6 +19,7 @@ from pgbus.store.query import Operation
 from pgbus.store.settle import LaneSettlement
 from pgbus.threads.call import Watchdog
 from pgbus.threads.context import Context, Incident
+from pgbus.threads.contracts import Contracts
 from pgbus.threads.crew import Crew
 from pgbus.threads.fetcher import Fetcher
 from pgbus.threads.keeper import Keeper
@@ -30,6 +31,7 @@ from pgbus.threads.session import Session
 from pgbus.threads.settler import Settlement, Settler
 from pgbus.threads.station import Station
 from pgbus.threads.subscription import Hold, Subscription
+from pgbus.threads.versions import Versions
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class Engine:
         self,
         server: Server,
         publisher: Publisher,
+        contracts: Contracts,
         subscriptions: Sequence[Subscription],
         *,
         service: str,
@@ -60,6 +63,7 @@ class Engine:
     ) -> None:
         self.process = os.getpid()
         self._publisher = publisher
+        self._contracts = contracts
         self._subscriptions = subscriptions
         self._service = service
         self._lease = lease
@@ -98,6 +102,7 @@ class Engine:
             report=report,
             publish=publisher.operation,
             strict=publisher.strict,
+            versions=Versions(None if contracts.mode == "off" else publisher.run),
             server=server,
             watchdog=self._watchdog,
         )
@@ -126,6 +131,7 @@ class Engine:
         yield from workers.start(
             session.id, self._service, host, self.process, self._lease, declared
         )
+        yield from self._contracts.accept(session.id, self._subscriptions)
         for one in self._subscriptions:
             patterns = one.definition.expansions
             pruned = yield from topology.bind(one.number, patterns, prune=self._prune)

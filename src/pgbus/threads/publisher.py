@@ -22,6 +22,7 @@ from pgbus.store import migrate
 from pgbus.store.publish import publish
 from pgbus.store.query import Operation, run
 from pgbus.store.routes import Routes
+from pgbus.threads.contracts import Contracts
 from pgbus.threads.link import (
     as_store_error,
     check_socket,
@@ -49,13 +50,21 @@ class Publisher:
     """
 
     def __init__(
-        self, server: Server, encoder: Encoder, *, name: str, strict: bool, window: timedelta
+        self,
+        server: Server,
+        encoder: Encoder,
+        contracts: Contracts,
+        *,
+        name: str,
+        strict: bool,
+        window: timedelta,
     ) -> None:
         self.routes = Routes()
         self.strict = strict
         self.window = window
         self._server = server
         self._encoder = encoder
+        self._contracts = contracts
         self._name = name
         self._lock = threading.Lock()
         self._last_id: UUID | None = None
@@ -72,16 +81,27 @@ class Publisher:
         correlation_id: str | None = None,
         causation_id: str | None = None,
     ) -> Encoded:
-        """Make an event ready to be stored; see :meth:`pgbus.core.encoding.Encoder.encode`."""
+        """Make an event ready to be stored; see :meth:`pgbus.core.encoding.Encoder.encode`.
+
+        The first event of a type has the type recorded, outside of the caller's transaction.
+
+        Raises:
+            SchemaConflict: the database knows the type otherwise.
+            StoreError: a type could not be recorded.
+        """
+        payload = item.payload if isinstance(item, Outgoing) else item
         now = time.time()
         moment = datetime.fromtimestamp(now, UTC)
-        return self._encoder.encode(
+        encoded = self._encoder.encode(
             item,
             new_id=self._new_id(int(now * 1000)),
             time=moment.isoformat(timespec="microseconds").replace("+00:00", "Z"),
             correlation_id=correlation_id,
             causation_id=causation_id,
         )
+        if type(payload) not in self._contracts.published:
+            self._contracts.publish(type(payload), encoded.topic, self.run)
+        return encoded
 
     def _encode_all(self, items: Sequence[Event | Outgoing]) -> list[Encoded]:
         if len(items) == 1:

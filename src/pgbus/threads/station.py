@@ -16,6 +16,7 @@ from pgbus.threads.context import Context, Incident
 from pgbus.threads.server import Server
 from pgbus.threads.session import Session
 from pgbus.threads.settler import Settlement
+from pgbus.threads.versions import Versions
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ class Station:
         report: tells ``bus.on_error`` callbacks of an incident.
         publish: makes the operation that stores what a transactional handler published.
         strict: whether publishing fails where a topic leads nowhere.
+        versions: makes something of events in versions that a handler has no type for.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Station:
         report: Callable[[Incident], None],
         publish: Callable[[list[Encoded]], Operation[object]],
         strict: bool,
+        versions: Versions,
         server: Server,
         watchdog: Watchdog,
     ) -> None:
@@ -99,6 +102,7 @@ class Station:
         self.report = report
         self.publish = publish
         self.strict = strict
+        self.versions = versions
         self.server = server
         self.watchdog = watchdog
         self.loop = EventLoop()

@@ -1,0 +1,307 @@
+"""What changed between two schemas, field by field, and whom each change hurts."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pgbus.core.fingerprint import Meaning
+from pgbus.core.fit import Fit, Node, is_anything, is_mapping, kind, resolve
+
+_BOUNDS: Final = {
+    "minimum": "from",
+    "exclusiveMinimum": "above",
+    "maximum": "to",
+    "exclusiveMaximum": "below",
+    "multipleOf": "multiple of",
+    "minLength": "at least",
+    "maxLength": "at most",
+    "minItems": "at least",
+    "maxItems": "at most",
+    "minProperties": "at least",
+    "maxProperties": "at most",
+    "pattern": "like",
+}
+_ABSENT: Final = object()
+_LONGEST: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference between an older and a newer schema."""
+
+    path: str
+    """``lines[].sku``; empty for the whole."""
+    what: str
+    """As the predicate of a sentence: ``was removed``."""
+    backward: bool
+    """Whether the newer type still reads what the older one writes."""
+    forward: bool
+    """Whether the older type reads what the newer one writes."""
+
+    def __str__(self) -> str:
+        return f"{self.path or 'the body'}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How two schemas get on with each other."""
+
+    changes: tuple[Change, ...]
+
+    @property
+    def backward(self) -> bool:
+        """Whether the newer type reads what the older one writes."""
+        return all(one.backward for one in self.changes)
+
+    @property
+    def forward(self) -> bool:
+        """Whether the older type reads what the newer one writes."""
+        return all(one.forward for one in self.changes)
+
+
+def compare(old: dict[str, Any], new: dict[str, Any]) -> Verdict:
+    """Compare two whole schemas; nothing is lost where the verdict says that one reads the other.
+
+    Returns:
+        The changes, none where both mean the same. Where the one does not read the other, at
+        least one change says so.
+    """
+    found = list(_Comparison(old, new).compare(old, new, ""))
+    fits = Fit(new, old).fits(new, old), Fit(old, new).fits(old, new)
+    said = Verdict(tuple(found))
+    if (said.backward and not fits[0]) or (said.forward and not fits[1]):
+        text = "differs in what it allows"
+        found.append(Change("", text, backward=fits[0], forward=fits[1]))
+    return Verdict(tuple(found))
+
+
+class _Comparison:
+    def __init__(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+        self._documents = (old, new)
+        self._old, self._new = old.get("$defs", {}), new.get("$defs", {})
+        self._meanings = Meaning(old), Meaning(new)
+        self._seen: set[tuple[int, int]] = set()
+
+    def compare(self, old: Node, new: Node, path: str) -> Iterator[Change]:
+        """Yield what differs between two nodes."""
+        if self._meanings[0].of(old) == self._meanings[1].of(new):
+            return
+        yield from self._defaults(old, new, path)
+        old, new = resolve(old, self._old), resolve(new, self._new)
+        if (id(old), id(new)) in self._seen:
+            return  # a circle
+        self._seen.add((id(old), id(new)))
+        old, new = _bare(old), _bare(new)
+        if self._meanings[0].of(old) != self._meanings[1].of(new):
+            yield from self._nodes(old, new, path)
+
+    def _nodes(self, old: Node, new: Node, path: str) -> Iterator[Change]:
+        if is_anything(old) or is_anything(new):
+            yield self._replaced(old, new, path)
+        elif "anyOf" in old or "anyOf" in new:
+            yield from self._unions(old, new, path)
+        elif "enum" in old and "enum" in new:
+            yield from self._enumerations(old, new, path)
+        elif kind(old) == kind(new) == "object" and is_mapping(old) == is_mapping(new):
+            compare = self._mappings if is_mapping(old) else self._fields
+            yield from compare(old, new, path)
+        elif kind(old) == kind(new) == "array" and _length(old) == _length(new):
+            yield from self._arrays(old, new, path)
+        else:
+            yield self._replaced(old, new, path)
+
+    def _judge(self, old: Node, new: Node) -> tuple[bool, bool]:
+        """Return whether the new reads the old, and the old the new."""
+        before, after = self._documents
+        return Fit(after, before).fits(new, old), Fit(before, after).fits(old, new)
+
+    def _replaced(self, old: Node, new: Node, path: str) -> Change:
+        backward, forward = self._judge(old, new)
+        how = {(True, False): " (widened)", (False, True): " (narrowed)"}.get(
+            (backward, forward), ""
+        )
+        text = f"{self._name(old, self._old)} became {self._name(new, self._new)}{how}"
+        return Change(path, text, backward, forward)
+
+    def _defaults(self, old: Node, new: Node, path: str) -> Iterator[Change]:
+        before, after = _default(old), _default(new)
+        if before is not _ABSENT and after is not _ABSENT and before != after:
+            text = f"the default {_show(before)} became {_show(after)}"
+            yield Change(path, text, backward=True, forward=True)
+
+    def _fields(self, old: Node, new: Node, path: str) -> Iterator[Change]:
+        before, after = old["properties"], new["properties"]
+        renamed = _renamed(before, after)
+        for name, other in renamed.items():
+            # Where both may be left out, either reads the other, but loses the value.
+            text = f"was renamed to {other!r}"
+            yield Change(_join(path, name), text, backward=False, forward=False)
+        for name in before:
+            if name in after:
+                yield from self._need(old, new, name, _join(path, name))
+                yield from self.compare(before[name], after[name], _join(path, name))
+            elif name not in renamed:
+                strict = new.get("additionalProperties") is False
+                needed = name in old["required"]
+                text = "was removed; the older type needs it" if needed else "was removed"
+                yield Change(_join(path, name), text, backward=not strict, forward=not needed)
+        for name in after:
+            if name not in before and name not in renamed.values():
+                strict = old.get("additionalProperties") is False
+                yield self._added(new, name, path, strict=strict)
+        if (old.get("additionalProperties") is False) != (new.get("additionalProperties") is False):
+            forbids = new.get("additionalProperties") is False
+            text = f"unknown fields are {'refused' if forbids else 'ignored'} now"
+            yield Change(path, text, backward=True, forward=True)
+
+    def _added(self, new: Node, name: str, path: str, *, strict: bool) -> Change:
+        node = new["properties"][name]
+        needed, default = name in new["required"], _default(node)
+        text = f"was added: {self._name(node, self._new)}"
+        text += " without a default" if needed else ", which may be left out"
+        text = text if default is _ABSENT else f"{text}, default {_show(default)}"
+        return Change(_join(path, name), text, backward=not needed, forward=not strict)
+
+    def _need(self, old: Node, new: Node, name: str, path: str) -> Iterator[Change]:
+        before, after = name in old["required"], name in new["required"]
+        if before and not after:
+            text = "may be left out now; the older type needs it"
+            yield Change(path, text, backward=True, forward=False)
+        elif after and not before:
+            text = "must be there now; the older type may leave it out"
+            yield Change(path, text, backward=False, forward=True)
+
+    def _mappings(self, old: Node, new: Node, path: str) -> Iterator[Change]:
+        found = list(
+            self.compare(
+                old.get("additionalProperties", {}),
+                new.get("additionalProperties", {}),
+                f"{path}.*" if path else "*",
+            )
+        )
+        yield from found or [self._replaced(old, new, path)]
+
+    def _arrays(self, old: Node, new: Node, path: str) -> Iterator[Change]:
+        found: list[Change] = []
+        names = new.get("x-pgbus-elements", [])
+        pairs = zip(old.get("prefixItems", ()), new.get("prefixItems", ()), strict=True)
+        for place, (before, after) in enumerate(pairs):
+            word = names[place] if place < len(names) else str(place)
+            found += self.compare(before, after, f"{path}[{word}]")
+        found += self.compare(old.get("items", {}), new.get("items", {}), f"{path}[]")
+        bounds = [(one.get("minItems"), one.get("maxItems")) for one in (old, new)]
+        if bounds[0] != bounds[1] or not found:
+            found.append(self._replaced(old, new, path))
+        yield from found
+
+    def _enumerations(self, old: Node, new: Node, path: str) -> Iterator[Change]:
+        before, after = old["enum"], new["enum"]
+        gone = [_show(one) for one in before if one not in after]
+        come = [_show(one) for one in after if one not in before]
+        if gone:
+            text = f"lost the value{'s' * (len(gone) > 1)} {', '.join(gone)}"
+            yield Change(path, text, backward=False, forward=True)
+        if come:
+            text = f"gained the value{'s' * (len(come) > 1)} {', '.join(come)}"
+            yield Change(path, text, backward=True, forward=False)
+
+    def _unions(self, old: Node, new: Node, path: str) -> Iterator[Change]:
+        before, after = self._members(old, self._old), self._members(new, self._new)
+        if not before.keys() & after.keys():
+            yield self._replaced(old, new, path)
+            return
+        for name, member in before.items():
+            if name in after:
+                yield from self.compare(member, after[name], path)
+                continue
+            fits = Fit(self._documents[1], self._documents[0]).fits(new, member)
+            text = "is never null now" if name == "null" else f"is no longer {name}"
+            yield Change(path, text, backward=fits, forward=True)
+        for name, member in after.items():
+            if name in before:
+                continue
+            fits = Fit(self._documents[0], self._documents[1]).fits(old, member)
+            text = "may be null now" if name == "null" else f"may be {name} now"
+            yield Change(path, text, backward=True, forward=fits)
+
+    def _members(self, node: Node, definitions: dict[str, Any]) -> dict[str, Node]:
+        """Return the members of a union by what identifies them."""
+        made: dict[str, Node] = {}
+        for one in node.get("anyOf", [node]):
+            member = resolve(one, definitions)
+            if "anyOf" in member:
+                made.update(self._members(member, definitions))
+                continue
+            tag = member.get("x-pgbus-tag")
+            if tag is not None and "properties" in member:
+                made[f"a struct with {tag} {_show(member['properties'][tag]['enum'][0])}"] = one
+            else:
+                made[kind(member) or self._name(one, definitions)] = one
+        return made
+
+    def _name(self, node: Node, definitions: dict[str, Any]) -> str:
+        """Return what a person would call a type."""
+        node = resolve(node, definitions)
+        if is_anything(node):
+            return "anything"
+        if "anyOf" in node:
+            return " | ".join(self._name(one, definitions) for one in node["anyOf"])
+        if "enum" in node:
+            return f"one of {', '.join(map(_show, node['enum']))}"
+        if kind(node) == "object" and not is_mapping(node):
+            return str(node.get("title", "an object"))
+        if kind(node) == "object":
+            values = self._name(node.get("additionalProperties", {}), definitions)
+            return f"mapping to {values}{_bounds(node)}"
+        if kind(node) == "array" and "prefixItems" in node:
+            inside = [self._name(one, definitions) for one in node["prefixItems"]]
+            return f"array of ({', '.join(inside)}){_bounds(node)}"
+        if kind(node) == "array":
+            return f"array of {self._name(node.get('items', {}), definitions)}{_bounds(node)}"
+        form = node.get("format") or node.get("contentEncoding")
+        zone = {"required": " with a time zone", "none": ""}.get(node.get("x-pgbus-timezone"), "")
+        name = str(form) if form else str(node.get("type"))
+        return f"{name}{zone}{_bounds(node)}"
+
+
+def _bare(node: Node) -> Node:
+    """Return a node without its default, which belongs to the field."""
+    if isinstance(node, dict) and "default" in node:
+        return {word: value for word, value in node.items() if word != "default"}
+    return node
+
+
+def _default(node: Node) -> Any:
+    return node.get("default", _ABSENT) if isinstance(node, dict) else _ABSENT
+
+
+def _length(array: Node) -> int:
+    return len(array.get("prefixItems", ()))
+
+
+def _bounds(node: Node) -> str:
+    if kind(node) == "array" and node.get("minItems") == node.get("maxItems") == _length(node):
+        return ""
+    found = [f"{word} {node[name]}" for name, word in _BOUNDS.items() if name in node]
+    return f" ({', '.join(found)})" if found else ""
+
+
+def _renamed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, str]:
+    """Find fields that Python calls the same, under other names than before."""
+    gone = {_attribute(node, name): name for name, node in before.items() if name not in after}
+    come = {_attribute(node, name): name for name, node in after.items() if name not in before}
+    return {gone[attribute]: come[attribute] for attribute in gone if attribute in come}
+
+
+def _attribute(node: Node, name: str) -> str:
+    return str(node.get("x-pgbus-attribute", name)) if isinstance(node, dict) else name
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

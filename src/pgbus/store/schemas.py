@@ -1,0 +1,206 @@
+"""The registry of event types: recording them, and who publishes and accepts what."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pgbus.core.schema import EventSchema
+from pgbus.store.arrays import numbers
+from pgbus.store.query import Operation, Query, ask, ask_one, nothing, truth
+from pgbus.store.statements import statement
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An event type as the registry knows it."""
+
+    schema: EventSchema
+    by: str
+    """The service that recorded it."""
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A type that the registry knows otherwise."""
+
+    given: EventSchema
+    recorded: Recorded
+
+
+class Publishing(NamedTuple):
+    """A release of a service that publishes a type."""
+
+    topic: str
+    version: int
+    service: str
+    service_version: str
+    """Empty where it does not say."""
+    hosts: int
+    seen: timedelta
+    """How long ago a process of it first published the type."""
+
+
+class AcceptedType(msgspec.Struct, frozen=True):
+    """A type that a live worker's handler decodes."""
+
+    topic: str
+    version: int
+    fingerprint: str
+    document: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptor:
+    """A live worker of a subscription."""
+
+    subscription: str
+    service: str
+    service_version: str
+    """Empty where it does not say."""
+    host: str
+    pid: int
+    patterns: tuple[str, ...]
+    types: frozenset[str]
+    """``topic@version`` of all that it decodes, by upcasts, too."""
+    any_type: bool
+    accepted: tuple[AcceptedType, ...]
+    """The types of its handler's annotation."""
+    seen: timedelta
+    """How long ago its last heartbeat was."""
+
+
+_ACCEPTED = msgspec.json.Decoder(tuple[AcceptedType, ...])
+
+
+def record(service: str, schemas: Sequence[EventSchema]) -> Operation[list[Difference]]:
+    """Record types that the registry does not know; return those that it knows otherwise."""
+    parameters = (
+        service,
+        [one.topic for one in schemas],
+        numbers(one.version for one in schemas),
+        [one.name for one in schemas],
+        [one.key for one in schemas],
+        [one.fingerprint for one in schemas],
+        [_text(one) for one in schemas],
+    )
+    rows = yield from ask(Query(statement("schema", "record"), parameters, _Known))
+    found = []
+    for row in rows:
+        given = schemas[row.n - 1]
+        known = EventSchema(
+            given.topic, given.version, given.name, _document(row.document), row.fingerprint
+        )
+        found.append(Difference(given, Recorded(known, row.recorded_by, row.recorded_at)))
+    return found
+
+
+class _Known(NamedTuple):
+    n: int
+    key: str | None
+    fingerprint: str
+    document: str
+    recorded_by: str
+    recorded_at: datetime
+
+
+def record_publisher(
+    schema: EventSchema, service: str, service_version: str, host: str
+) -> Operation[None]:
+    """Note that a service publishes a type."""
+    parameters = (
+        schema.topic,
+        schema.version,
+        service,
+        service_version,
+        host,
+        schema.fingerprint,
+    )
+    yield from ask(Query(statement("schema", "record_publisher"), parameters, nothing))
+
+
+def accept(
+    worker: int, service_version: str, accepted: Sequence[tuple[int, EventSchema]]
+) -> Operation[None]:
+    """Note what a worker accepts: the subscription's number with each type."""
+    parameters = (
+        worker,
+        service_version,
+        numbers(subscription for subscription, _ in accepted),
+        [one.topic for _, one in accepted],
+        numbers(one.version for _, one in accepted),
+        [one.fingerprint for _, one in accepted],
+        [_text(one) for _, one in accepted],
+    )
+    yield from ask(Query(statement("schema", "accept"), parameters, nothing))
+
+
+def event_types(topic: str | None = None) -> Operation[list[Recorded]]:
+    """Return every recorded type, or those of a topic, by topic and version."""
+    return (yield from ask(Query(statement("schema", "event_types"), (topic,), _recorded)))
+
+
+def _recorded(
+    topic: str,
+    version: int,
+    name: str,
+    _key: str | None,
+    fingerprint: str,
+    document: str,
+    by: str,
+    at: datetime,
+) -> Recorded:
+    return Recorded(EventSchema(topic, version, name, _document(document), fingerprint), by, at)
+
+
+def publishers() -> Operation[list[Publishing]]:
+    """Return which releases of which services publish what."""
+    return (yield from ask(Query(statement("schema", "publishers"), (), Publishing)))
+
+
+def acceptors() -> Operation[list[Acceptor]]:
+    """Return what live workers accept."""
+    return (yield from ask(Query(statement("schema", "acceptors"), (), _acceptor)))
+
+
+def _acceptor(
+    subscription: str,
+    service: str,
+    service_version: str,
+    host: str,
+    pid: int,
+    patterns: list[str],
+    types: list[str],
+    any_type: bool,
+    accepted: str,
+    seen: timedelta,
+) -> Acceptor:
+    return Acceptor(
+        subscription,
+        service,
+        service_version,
+        host,
+        pid,
+        tuple(patterns),
+        frozenset(types),
+        any_type,
+        _ACCEPTED.decode(accepted),
+        seen,
+    )
+
+
+def forget(topic: str, version: int) -> Operation[bool]:
+    """Forget a type; false where there is none."""
+    return (yield from ask_one(Query(statement("schema", "forget"), (topic, version), truth)))
+
+
+def _text(schema: EventSchema) -> str:
+    return msgspec.json.encode(schema.document).decode()
+
+
+def _document(text: str) -> dict[str, Any]:
+    document: dict[str, Any] = msgspec.json.decode(text)
+    return document
