@@ -97,23 +97,28 @@ def test_a_rolling_restart_loses_nothing(
         published.extend(receipts)
         return [receipt.queues for receipt in receipts]
 
+    def arrive(*events: Event) -> None:
+        # Before anybody stops: what no live worker knows would rightly become a dead letter.
+        eventually(lambda: set(events) <= set(handled), 30, f"{events} did not arrive")
+
     old, new = first(), second()
     with old.running(), Traffic(bus) as traffic:
         assert publish_all(1) == [1, 1, 0]
         new.start()
         assert publish_all(2) == [1, 1, 1]
-        traffic.flows()
+        arrive(Placed(order="a", n=1), Placed(order="a", n=2), Shipped(order="a", n=2))
         old.stop()
         assert publish_all(3) == [1, 1, 1]  # nobody knows `placed` any more: a dead letter
-        traffic.flows()
+        arrive(Shipped(order="a", n=3))
         old.start()
         assert publish_all(4) == [1, 1, 1]
+        arrive(Placed(order="a", n=4), Shipped(order="a", n=4))
         new.stop()
         assert publish_all(5) == [1, 1, 1]
-        new.start()
         traffic.flows()
+        new.start()
         assert publish_all(6) == [1, 1, 1]
-        eventually(lambda: {Placed(order="a", n=6), Shipped(order="a", n=6)} <= set(handled))
+        arrive(Placed(order="a", n=6), Shipped(order="a", n=6))
         old.stop()
         new.stop()
         new.start()
@@ -131,8 +136,3 @@ def test_a_rolling_restart_loses_nothing(
     for key in range(5):
         numbers = [event.n for event in paid if event.order == f"o{key}"]
         assert numbers == sorted(numbers)
-    # What one of two live versions knows is handled, whoever gets it first.
-    placed = {event.n for event in handled if isinstance(event, Placed)}
-    shipped = {event.n for event in handled if isinstance(event, Shipped)}
-    assert {1, 2, 4, 6} <= placed
-    assert {2, 3, 4, 6, 7} <= shipped
