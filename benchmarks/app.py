@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -142,4 +144,6 @@ def main() -> None:
     # A developer's own settings must not steer a connection elsewhere.
     for name in [name for name in os.environ if name.startswith("PG") and "BENCH" not in name]:
         del os.environ[name]
+    # Whoever ends a run early wants its server and its consumers gone as well.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     app()

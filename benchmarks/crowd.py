@@ -1,5 +1,8 @@
 """Consuming processes, and how fast they get through what waits."""
 
+import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,9 +143,18 @@ def resident(pid: int) -> float:
 
 
 def _consume(contender: str, dsn: str, job: Job, tally: Tally) -> None:
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     peer = make(contender, dsn)
     peer.open()
     try:
         peer.consume(job, Counter(tally, job))
     finally:
         peer.close()
+
+
+def _die_with_parent() -> None:
+    """End the process when the one that measures was killed: it would consume for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
