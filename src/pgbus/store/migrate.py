@@ -49,7 +49,7 @@ class Installed:
 
 
 def _script(text: str) -> Query[None]:
-    return Query(sql.SQL(text), None, nothing)
+    return Query(text.encode(), None, nothing)
 
 
 def install(
@@ -69,7 +69,7 @@ def install(
     elif not found.capable:
         raise IncompatibleDatabase(_too_old(found))
     if not found.has_pgbus:
-        yield from ask(_script(statement("migrate", "create_migration").as_string()))
+        yield from ask(_script(statement("migrate", "create_migration").decode()))
     applied = yield from ask(Query(statement("migrate", "applied"), (), Applied))
     missing = pending(applied)
     for migration in missing:
@@ -161,7 +161,7 @@ def script(pgmq_sql: Callable[[], str] = pgmq.install.get_embedded_install_sql) 
         f"pgmq {OLDEST_PGMQ} or newer exists already, leave this part out.\n"
     )
     yield "begin;\n" + pgmq_sql().rstrip() + "\ncommit;\n"
-    yield "\n-- pgbus\nbegin;\n" + statement("migrate", "create_migration").as_string() + ";\n"
+    yield "\n-- pgbus\nbegin;\n" + statement("migrate", "create_migration").decode() + ";\n"
     for migration in migrations():
         yield f"\n-- migration {migration.number:04} {migration.name}\n{migration.text.rstrip()}\n"
         values = sql.SQL(", ").join(sql.Literal(value) for value in _record(migration))

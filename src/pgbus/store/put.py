@@ -4,7 +4,7 @@ The server plans nothing then, and evaluates no pattern; it only compares the st
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 from psycopg import sql
@@ -37,39 +37,56 @@ def put(
         if route is None or route.subscriptions is None:
             return None
         numbers[topic] = route.subscriptions
-    wanted: dict[int, frozenset[str]] = {}
-    for subscription in sorted({number for some in numbers.values() for number in some}):
-        wanted[subscription] = frozenset(
-            topic for topic, some in numbers.items() if subscription in some
-        )
-    if len(wanted) > MOST_QUEUES:
+    plan, parts = _plan(numbers)
+    if len(plan) > MOST_QUEUES:
         return None
-    arrays = list(dict.fromkeys(wanted.values()))
-    plan = tuple((subscription, arrays.index(topics)) for subscription, topics in wanted.items())
     parameters: dict[str, object] = {"generation": generation}
-    for index, topics in enumerate(arrays):
-        some = events if len(topics) == len(routes) else [e for e in events if e.topic in topics]
-        parameters[f"bodies{index}"] = [event.body for event in some]
-        parameters[f"headers{index}"] = [event.headers for event in some]
-    [stored] = yield from ask(Query(_statement(plan), parameters, _stored, prepare=True))
+    single = len(events) == 1
+    for index, topics in enumerate(parts):
+        part = events if len(parts) == 1 else [e for e in events if e.topic in topics]
+        bodies, headers = [event.body for event in part], [event.headers for event in part]
+        parameters[f"bodies{index}"] = bodies[0] if single else bodies
+        parameters[f"headers{index}"] = headers[0] if single else headers
+    query = Query(_statement(plan, single=single), parameters, _stored, prepare=True)
+    [stored] = yield from ask(query)
     if not stored:
         return None
     return [Receipt(e.id, e.topic, len(numbers[e.topic]), duplicate=False) for e in events]
 
 
+def _plan(numbers: Mapping[str, tuple[int, ...]]) -> tuple[Plan, list[Collection[str]]]:
+    """Return which queue gets which part of the events, and the topics of each part."""
+    if len(set(numbers.values())) == 1:
+        [everywhere] = set(numbers.values())
+        return tuple((number, 0) for number in everywhere), [numbers.keys()] * bool(everywhere)
+    wanted: dict[int, list[str]] = {}
+    for topic, some in numbers.items():
+        for number in some:
+            wanted.setdefault(number, []).append(topic)
+    parts = list(dict.fromkeys(map(frozenset, wanted.values())))
+    plan = tuple((number, parts.index(frozenset(topics))) for number, topics in wanted.items())
+    return tuple(sorted(plan)), list(parts)
+
+
 @functools.lru_cache(maxsize=1024)
-def _statement(plan: Plan) -> sql.Composed:
+def _statement(plan: Plan, *, single: bool) -> bytes:
+    def array(name: str) -> sql.Composable:
+        if single:  # a text is sent with less ado than an array
+            return sql.SQL("array[{}]").format(sql.Placeholder(name))
+        return sql.Placeholder(name, PyFormat.BINARY)
+
     calls = [
         compose(
             "publish",
             "put_call",
-            function=sql.Identifier("pgbus", f"put_{subscription}"),
-            bodies=sql.Placeholder(f"bodies{index}", PyFormat.BINARY),
-            headers=sql.Placeholder(f"headers{index}", PyFormat.BINARY),
+            function=sql.Identifier("pgbus", f"put_{number}"),
+            bodies=array(f"bodies{index}"),
+            headers=array(f"headers{index}"),
         )
-        for subscription, index in plan
+        for number, index in plan
     ]
-    return compose("publish", "put", calls=sql.SQL(" + ").join(calls) if calls else sql.SQL("0"))
+    together = sql.SQL(" + ").join(calls) if calls else sql.SQL("0")
+    return compose("publish", "put", calls=together).as_bytes()
 
 
 def _stored(value: int | None) -> bool:

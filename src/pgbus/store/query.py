@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import psycopg
-from psycopg import sql
 from psycopg.rows import tuple_row
 
 T = TypeVar("T")
@@ -21,7 +20,7 @@ R = TypeVar("R")
 class Query(Generic[T]):
     """One statement, its parameters, and what to make of each of its rows."""
 
-    text: sql.Composed | sql.SQL
+    text: bytes
     parameters: Sequence[Any] | Mapping[str, Any] | None = field(repr=False)
     """None sends the text as it is: it may then be a script of many statements."""
     make: Callable[..., T]

@@ -21,7 +21,7 @@ def _statements(file: str) -> dict[str, str]:
 
 
 @functools.cache
-def statement(file: str, name: str, **identifiers: str) -> sql.Composed:
+def statement(file: str, name: str, **identifiers: str) -> bytes:
     """Return the statement ``name`` of ``queries/<file>.sql`` with its identifiers filled in.
 
     Parameters:
@@ -29,7 +29,7 @@ def statement(file: str, name: str, **identifiers: str) -> sql.Composed:
             in the schema ``pgbus``.
     """
     quoted = {key: sql.Identifier("pgbus", value) for key, value in identifiers.items()}
-    return compose(file, name, **quoted)
+    return compose(file, name, **quoted).as_bytes()
 
 
 def compose(file: str, name: str, **parts: sql.Composable) -> sql.Composed:

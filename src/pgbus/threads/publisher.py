@@ -22,6 +22,7 @@ from pgbus.store import migrate
 from pgbus.store.publish import publish
 from pgbus.store.query import Operation, run
 from pgbus.store.routes import Routes
+from pgbus.threads.combiner import Combiner
 from pgbus.threads.contracts import Contracts
 from pgbus.threads.link import (
     as_store_error,
@@ -71,6 +72,7 @@ class Publisher:
         self._checked = False
         self._pool_lock = threading.Lock()
         self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
+        self._combiner: Combiner[Encoded, Receipt] = Combiner(self._store)
         self._pool_process = 0
         self._pool_dsn = ""
 
@@ -135,7 +137,8 @@ class Publisher:
         """
         events = self._encode_all(items)
         if connection is None:
-            return self.run(lambda: self.operation(events), changes=True)
+            self._open_pool()
+            return list(self._combiner.run(events))
         try:
             if not self._checked:
                 run(connection, migrate.check())
@@ -185,7 +188,11 @@ class Publisher:
                 # A forked child leaves the parent's pool alone: the sockets are the parent's.
                 self._pool_process = os.getpid()
                 self._pool = self._make_pool()
+                self._combiner = Combiner(self._store)
             return self._pool
+
+    def _store(self, events: Sequence[Encoded]) -> list[Receipt]:
+        return self.run(lambda: self.operation(events), changes=True)
 
     def _check(self) -> None:
         """Look whether the database is there, and fit to be used.

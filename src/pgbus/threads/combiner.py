@@ -1,0 +1,121 @@
+"""Group commit: what several threads publish at the same time is committed once.
+
+A publish that comes alone is stored at once. Those that come while it is under way wait for its
+end, and the first of them stores them all: batches grow with the load, nothing waits for a clock.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+from pgbus.errors import PgbusError, StoreError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MOST_ITEMS = 500
+"""Items in one commit; a call with more of them is not combined with others."""
+
+
+class _Entry(Generic[T, R]):
+    """One caller's items; its thread waits for ``ready``, to return or to store a whole batch."""
+
+    def __init__(self, items: Sequence[T]) -> None:
+        self.items = items
+        self.ready = threading.Event()
+        self.batch: list[_Entry[T, R]] = []
+        self.results: Sequence[R] = ()
+        self.error: BaseException | None = None
+
+
+class Combiner(Generic[T, R]):
+    """See the module.
+
+    Parameters:
+        store: stores any number of items, all or none, and returns a result for each.
+    """
+
+    def __init__(self, store: Callable[[Sequence[T]], Sequence[R]]) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._busy = False
+        self._waiting: deque[_Entry[T, R]] = deque()
+
+    def run(self, items: Sequence[T]) -> Sequence[R]:
+        """Store items, in one commit with those of other threads where there are any.
+
+        Raises:
+            PgbusError: as ``store`` raises it for these items.
+        """
+        if len(items) > MOST_ITEMS:
+            return self._store(items)
+        entry: _Entry[T, R] = _Entry(items)
+        with self._lock:
+            if self._busy:
+                self._waiting.append(entry)
+            else:
+                self._busy = True
+                entry.batch.append(entry)
+        if not entry.batch:
+            entry.ready.wait()
+        if entry.batch:
+            try:
+                self._store_all(entry.batch)
+            finally:
+                self._hand_over()
+        if entry.error is not None:
+            raise entry.error
+        return entry.results
+
+    def _hand_over(self) -> None:
+        """Make the first that waits store what waits."""
+        with self._lock:
+            self._busy = bool(self._waiting)
+            if not self._waiting:
+                return
+            first = self._waiting[0]
+            size = 0
+            while self._waiting and size + len(self._waiting[0].items) <= MOST_ITEMS:
+                size += len(self._waiting[0].items)
+                first.batch.append(self._waiting.popleft())
+        first.ready.set()
+
+    def _store_all(self, batch: Sequence[_Entry[T, R]]) -> None:
+        """Store a batch and let its other callers go."""
+        try:
+            self._try(batch)
+        except BaseException:
+            for entry in batch[1:]:
+                entry.error = entry.error or _unknown()
+            raise
+        finally:
+            for entry in batch[1:]:
+                entry.ready.set()
+
+    def _try(self, batch: Sequence[_Entry[T, R]]) -> None:
+        try:
+            results = self._store([item for entry in batch for item in entry.items])
+        except PgbusError as error:
+            if len(batch) == 1:
+                batch[0].error = error
+            elif isinstance(error, StoreError) and error.outcome_unknown:
+                for entry in batch:
+                    entry.error = _unknown(error)
+            else:  # one of them is at fault
+                for entry in batch:
+                    self._try([entry])
+            return
+        first = 0
+        for entry in batch:
+            entry.results = results[first : first + len(entry.items)]
+            first += len(entry.items)
+
+
+def _unknown(cause: StoreError | None = None) -> StoreError:
+    """Return an error for one of several callers: an instance cannot be raised in two threads."""
+    text = "the publish was interrupted; whether it was committed is unknown"
+    error = StoreError(text if cause is None else str(cause), outcome_unknown=True)
+    if cause is not None:
+        error.__cause__ = cause.__cause__
+    return error

@@ -1,0 +1,156 @@
+"""Group commit: who is stored with whom, and who is told of which fault."""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+
+from pgbus import Bus, Event, PayloadError, StoreError
+from pgbus.threads.combiner import MOST_ITEMS, Combiner
+from tests.waiting import eventually
+
+
+class Store:
+    """Stores numbers, a negative one not at all; the first call waits to be let on."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+        self.error: Callable[[], Exception] | None = None
+
+    def __call__(self, items: Sequence[int]) -> list[str]:
+        self.batches.append(list(items))
+        if len(self.batches) == 1:
+            self.entered.set()
+            assert self.opened.wait(10)
+        elif self.error is not None:
+            raise self.error()
+        if min(items, default=0) < 0:
+            raise PayloadError(f"{min(items)}")
+        return [str(item) for item in items]
+
+
+def waits(combiner: Combiner[int, str], number: int) -> bool:
+    return len(combiner._waiting) == number
+
+
+def combined(store: Store, calls: Sequence[Sequence[int]]) -> list[Sequence[str] | Exception]:
+    """Run calls while a first one is under way, and return what each came to."""
+    combiner = Combiner(store)
+    with ThreadPoolExecutor(len(calls) + 1) as pool:
+        first = pool.submit(combiner.run, [0])
+        assert store.entered.wait(10)
+        futures = []
+        for call in calls:
+            futures.append(pool.submit(combiner.run, call))
+            if len(call) <= MOST_ITEMS:
+                number = sum(len(one) <= MOST_ITEMS for one in calls[: len(futures)])
+                eventually(partial(waits, combiner, number))
+        store.opened.set()
+        assert first.result(10) == ["0"]
+        errors = [future.exception(10) for future in futures]
+        assert not combiner._busy
+        return [
+            error if isinstance(error, Exception) else future.result()
+            for error, future in zip(errors, futures, strict=True)
+        ]
+
+
+def test_what_comes_alone_is_stored_at_once() -> None:
+    store = Store()
+    store.opened.set()
+    combiner = Combiner(store)
+    assert combiner.run([1, 2]) == ["1", "2"]
+    assert combiner.run([3]) == ["3"]
+    assert store.batches == [[1, 2], [3]]
+
+
+def test_what_waits_is_stored_together() -> None:
+    store = Store()
+    assert combined(store, [[1], [2, 3], [4]]) == [["1"], ["2", "3"], ["4"]]
+    assert store.batches == [[0], [1, 2, 3, 4]]
+
+
+def test_a_large_call_goes_alone_and_a_batch_has_an_end() -> None:
+    store = Store()
+    large = list(range(MOST_ITEMS + 1))
+    half = list(range(MOST_ITEMS // 2 + 1))
+    results = combined(store, [large, half, half])
+    assert [len(result) for result in results if not isinstance(result, Exception)] == [
+        len(large),
+        len(half),
+        len(half),
+    ]
+    assert sorted(map(len, store.batches)) == [1, len(half), len(half), len(large)]
+
+
+def test_one_bad_call_fails_alone() -> None:
+    store = Store()
+    good, bad, also_good = combined(store, [[1], [-2], [3]])
+    assert (good, also_good) == (["1"], ["3"])
+    assert isinstance(bad, PayloadError)
+
+
+def test_where_the_outcome_is_unknown_it_is_for_everyone() -> None:
+    store = Store()
+    store.error = lambda: StoreError("lost", outcome_unknown=True)
+    errors = combined(store, [[1], [2], [3]])
+    assert all(isinstance(error, StoreError) and error.outcome_unknown for error in errors)
+    assert len(set(map(id, errors))) == 3
+    assert len(store.batches) == 2
+
+
+def test_an_interrupted_leader_leaves_nobody_waiting() -> None:
+    store = Store()
+
+    class Interrupted(BaseException):
+        pass
+
+    store.error = Interrupted  # type: ignore[assignment]
+    combiner = Combiner(store)
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(combiner.run, [0])
+        assert store.entered.wait(10)
+        others = []
+        for n in (1, 2):
+            others.append(pool.submit(combiner.run, [n]))
+            eventually(partial(waits, combiner, n))
+        store.opened.set()
+        first.result(10)
+        assert isinstance(others[0].exception(10), Interrupted)
+        follower = others[1].exception(10)
+    assert isinstance(follower, StoreError)
+    assert follower.outcome_unknown
+    assert not combiner._busy
+
+
+class Created(Event, topic="orders.created", key="order"):
+    order: str
+    n: int = 0
+
+
+@pytest.mark.parametrize("on_unroutable", ["ignore", "raise"])
+def test_threads_keep_their_own_order_and_receipts(
+    make_bus: Callable[..., Bus], on_unroutable: str
+) -> None:
+    bus = make_bus(on_unroutable=on_unroutable)
+    seen: dict[str, list[int]] = {}
+
+    @bus.subscribe("orders.*", name="billing")
+    def on_order(event: Created) -> None:
+        seen.setdefault(event.order, []).append(event.n)
+
+    bus.declare()
+
+    def publish(name: str) -> None:
+        for n in range(100):
+            receipt = bus.publish(Created(order=name, n=n))
+            assert receipt.queues == 1
+
+    with ThreadPoolExecutor(8) as pool, bus.running():
+        list(pool.map(publish, [f"o{n}" for n in range(8)]))
+        assert bus.wait_idle(20)
+    assert seen == {f"o{n}": list(range(100)) for n in range(8)}
