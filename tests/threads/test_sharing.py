@@ -16,8 +16,8 @@ class Created(Event, topic="orders.created", key="order"):
     n: int = 0
 
 
-class CreatedLater(Event, topic="orders.created", version=2, key="order"):
-    order: str
+class CreatedLater(Event, topic="orders.created", version=2, key="number"):
+    number: str
     total: int
 
 
@@ -110,7 +110,7 @@ def test_an_unknown_version_waits_for_a_worker_that_knows_it(make_bus: Callable[
     def handle_new(event: Created | CreatedLater, context: Context) -> None:
         seen.append(("new", event, context.attempt))
 
-    events = [CreatedLater(order=f"o{n}", total=n) for n in range(20)]
+    events = [CreatedLater(number=f"o{n}", total=n) for n in range(20)]
     with old.running():
         new.start()
         new.publish_many(events)
@@ -119,7 +119,7 @@ def test_an_unknown_version_waits_for_a_worker_that_knows_it(make_bus: Callable[
         assert {attempt for _, _, attempt in seen} == {1}
         new.stop()
         # Nobody is left who knows it.
-        old.publish(CreatedLater(order="late", total=1))
+        old.publish(CreatedLater(number="late", total=1))
         eventually(lambda: list(old.dead_letters("billing")))
     [letter] = old.dead_letters("billing")
     assert "version 2" in letter.error
