@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from psycopg import sql
-
 from pgbus.store.query import Operation
 from tests.store.queue import Connection
 
@@ -56,7 +54,7 @@ def buffers(connection: Connection, operation: Operation[Any]) -> int:
     query = next(operation)
     operation.close()
     explained = connection.execute(
-        sql.SQL("explain (analyze, buffers, format json) ") + query.text, query.parameters
+        b"explain (analyze, buffers, format json) " + query.text, query.parameters
     ).fetchone()
     assert explained is not None
     plan = explained[0][0]["Plan"]

@@ -15,7 +15,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from pgbus.core.encoding import Encoded, Encoder
 from pgbus.core.ids import RANDOM_BYTES, new_event_id
-from pgbus.errors import PgbusError, StoreError
+from pgbus.errors import ConfigurationError, InvalidTopic, PayloadError, StoreError
 from pgbus.model.envelope import Outgoing, Receipt
 from pgbus.model.event import Event
 from pgbus.store import migrate
@@ -91,16 +91,25 @@ class Publisher:
             SchemaConflict: the database knows the type otherwise.
             StoreError: a type could not be recorded.
         """
-        payload = item.payload if isinstance(item, Outgoing) else item
-        now = time.time()
-        moment = datetime.fromtimestamp(now, UTC)
+        [new_id], now = self._stamp(1)
+        return self._encode(item, new_id, now, correlation_id, causation_id)
+
+    def _encode(
+        self,
+        item: Event | Outgoing,
+        new_id: UUID,
+        now: str,
+        correlation_id: str | None = None,
+        causation_id: str | None = None,
+    ) -> Encoded:
         encoded = self._encoder.encode(
             item,
-            new_id=self._new_id(int(now * 1000)),
-            time=moment.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            new_id=new_id,
+            time=now,
             correlation_id=correlation_id,
             causation_id=causation_id,
         )
+        payload = item.payload if isinstance(item, Outgoing) else item
         if type(payload) not in self._contracts.published:
             self._contracts.publish(type(payload), encoded.topic, self.run)
         return encoded
@@ -108,18 +117,27 @@ class Publisher:
     def _encode_all(self, items: Sequence[Event | Outgoing]) -> list[Encoded]:
         if len(items) == 1:
             return [self.encode(items[0])]
-        return [self._encode_one(item, number) for number, item in enumerate(items, 1)]
-
-    def _encode_one(self, item: Event | Outgoing, number: int) -> Encoded:
+        ids, now = self._stamp(len(items))
+        events: list[Encoded] = []
         try:
-            return self.encode(item)
-        except PgbusError as error:
-            raise type(error)(f"item {number}: {error}") from error
+            for item, new_id in zip(items, ids, strict=True):
+                events.append(self._encode(item, new_id, now))
+        except (PayloadError, InvalidTopic, ConfigurationError) as error:
+            raise type(error)(f"item {len(events) + 1}: {error}") from error
+        return events
 
-    def _new_id(self, now_ms: int) -> UUID:
+    def _stamp(self, count: int) -> tuple[list[UUID], str]:
+        """Return so many new ids, in their order, and the time."""
+        now = time.time()
+        random = secrets.token_bytes(RANDOM_BYTES * count)
+        ids = []
         with self._lock:
-            self._last_id = new_event_id(now_ms, secrets.token_bytes(RANDOM_BYTES), self._last_id)
-            return self._last_id
+            for start in range(0, len(random), RANDOM_BYTES):
+                part = random[start : start + RANDOM_BYTES]
+                self._last_id = new_event_id(int(now * 1000), part, self._last_id)
+                ids.append(self._last_id)
+        moment = datetime.fromtimestamp(now, UTC)
+        return ids, moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
     def operation(self, events: Sequence[Encoded]) -> Operation[list[Receipt]]:
         """Return the operation that stores events as this bus is set up to."""
