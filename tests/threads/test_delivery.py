@@ -309,6 +309,23 @@ def test_transactional_effects_are_exactly_once(bus: Bus, bus_dsn: str) -> None:
     assert sorted(published) == list(range(60))
 
 
+def test_a_transactional_successor_does_not_overtake_a_dead_letter(bus: Bus) -> None:
+    deliveries: list[int] = []
+
+    @bus.subscribe("orders.*", name="billing")
+    def on_order(event: Created, connection: psycopg.Connection[Any]) -> None:
+        deliveries.append(event.n)
+        if event.n % 2:
+            raise Reject("odd")
+
+    bus.declare()
+    bus.publish_many([Created(order="a", n=n) for n in range(1, 21)])
+    with bus.running():
+        assert bus.wait_idle(20)
+    assert deliveries == list(range(1, 21))
+    assert len(list(bus.dead_letters("billing"))) == 10
+
+
 @pytest.mark.parametrize("words", ["commit", "rollback"])
 def test_a_transactional_handler_must_not_end_its_transaction(bus: Bus, words: str) -> None:
     @bus.subscribe("orders.*", name="billing", retry=Retry(max_attempts=1))

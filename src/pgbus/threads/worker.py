@@ -147,7 +147,8 @@ class Worker:
         if not self._outcomes.apply(verdict, error, message, context, portion.settlement):
             return "stop"
         portion.events += 1
-        return "on"
+        # A transactional successor settles itself: it must not overtake what the portion holds.
+        return "stop" if self._attempts.transactional else "on"
 
     def _delivery(self, hold: Hold, message: Message) -> Delivery:
         incoming = read_headers(message.headers)
