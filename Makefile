@@ -6,8 +6,9 @@ BIN := .venv/bin
 # More for pytest: make test ARGS='-k lease'; for the benchmarks: make bench ARGS='publish --quick'
 ARGS ?=
 # Debian's packaged PostgreSQL 15, where it is installed: its build differs from the embedded one.
-# (What tests/embedded starts is the embedded PostgreSQL in any case: once is enough.)
 DEBIAN_15 := $(wildcard /usr/lib/postgresql/15/bin)
+# What does not depend on the server's release is tested once.
+ONCE := benchmarks core docs embedded examples packaging schemas typing
 
 INSTALL = "$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable
 
@@ -25,8 +26,7 @@ demo: .venv/.demo-ready  ## Watch a small shop's events flow, fail, retry and be
 test: lint  ## Run every check and the suite, on the embedded PostgreSQL 18 and Debian's 15
 	$(BIN)/python -m pytest $(ARGS)
 ifneq ($(DEBIAN_15),)
-	$(BIN)/python -m pytest --pg-bin=$(DEBIAN_15) --pg-major=15 --ignore=tests/embedded --ignore=tests/packaging \
-		--ignore=tests/typing $(ARGS)
+	$(BIN)/python -m pytest --pg-bin=$(DEBIAN_15) --pg-major=15 $(ONCE:%=--ignore=tests/%) $(ARGS)
 endif
 
 test-matrix: .venv/.ready  ## Run the suite on PostgreSQL 14, 15, 16, 17 and 18 (downloads them; wants npm)

@@ -20,7 +20,13 @@ Messages name what was wrong and what to do. They never carry a payload or a pas
 
 
 class PgbusError(Exception):
-    """The base of every error that pgbus raises on purpose."""
+    """The base of every error that pgbus raises on purpose.
+
+    ``item`` is the place (from 0) of the event at fault among those given to ``publish_many``; the
+    error's cause is then the same without it. Otherwise it is ``None``.
+    """
+
+    item: int | None = None
 
 
 class ConfigurationError(PgbusError):

@@ -23,7 +23,7 @@ def torture(
     processes: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 4,
     publishers: Annotated[int, typer.Option(help="Publisher processes.", min=1)] = 4,
     keys: Annotated[int, typer.Option(help="Keys that order events.", min=1)] = 80,
-    rate: Annotated[float, typer.Option(help="Events a second.", min=1)] = 480.0,
+    rate: Annotated[float, typer.Option(help="Events a second.", min=1)] = 520.0,
     lease: Annotated[float, typer.Option(help="Seconds.", min=0.5)] = 1.5,
     faults: Annotated[
         str,

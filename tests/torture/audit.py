@@ -17,7 +17,7 @@ class Row(NamedTuple):
     ``grant``, ``end``, ``buried``
         A lease was given, let go by its worker, taken from its worker.
     ``claim``, ``refused``
-        A worker asked to settle a lane in this transaction; was refused there.
+        A worker asked to settle a lane in this transaction; was refused to settle events there.
     ``settled``, ``retried``
         A message was deleted from its queue, was put off.
     ``born``, ``beat``, ``died``

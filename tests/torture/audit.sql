@@ -124,7 +124,8 @@ begin
             owned := pgbus.%2$I(%3$s);
             insert into torture.audit (kind, subscription, lane, worker, token)
             select 'refused', %1$L, x.lane, p_worker, x.token
-            from unnest(p_lanes, p_tokens) as x(lane, token) where x.lane <> all (owned);
+            from unnest(p_lanes, p_tokens) as x(lane, token) where x.lane <> all (owned)
+                and x.lane = any (p_done_lanes || p_again_lanes || p_dead_lanes);
             return owned;
         end
         $body$, p_name, 'watched_settle_' || p_name, names));

@@ -31,7 +31,8 @@ class Verdict:
     told: dict[str, int] = field(default_factory=dict)
     """What ``bus.on_error`` was told, by kind."""
     fenced: int = 0
-    """Settlements that were refused because the lease had been taken away (from the audit)."""
+    """Acknowledgements and the like that the database refused, because the lease had been taken
+    away (from the audit; ``on_error`` is not told where a broken connection leaves it in doubt)."""
     deaths: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     recovery: dict[str, float] = field(default_factory=dict)

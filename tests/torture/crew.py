@@ -18,6 +18,9 @@ _forks = multiprocessing.get_context("forkserver")
 # Imports done once: a worker that was killed is back in some 20 ms.
 _forks.set_forkserver_preload(["tests.torture.publishers", "tests.torture.workers"])
 
+SHARES = {"many": 7.0, "long": 1.0, "cut": 1.0}
+"""Of the events: plain batches carry most of the load."""
+
 
 @dataclass
 class Member:
@@ -61,8 +64,10 @@ class Crew:
     leaving: list[Member] = field(default_factory=list)
     """Those that were asked to go, and have not yet."""
     _started: int = 0
+    _shares: float = 1.0
 
     def hire(self, workers: int, publishers: int) -> None:
+        self._shares = sum(SHARES[WAYS[number % len(WAYS)]] for number in range(publishers))
         self.workers = [self._worker(number) for number in range(workers)]
         self.publishers = [self._publisher(number) for number in range(publishers)]
 
@@ -80,9 +85,6 @@ class Crew:
 
     def _publisher(self, number: int) -> Member:
         way = WAYS[number % len(WAYS)]
-        # Batches of ``many`` carry most of the load.
-        share = {"many": 6, "long": 1, "cut": 1}
-        total = sum(share[WAYS[n % len(WAYS)]] for n in range(max(1, len(self.publishers) or 4)))
         proxied = way == "many"
         self._started += 1
         errand = Errand(
@@ -93,7 +95,7 @@ class Crew:
             log=self.stage.log_file,
             output=self._output(f"publisher-{number}"),
             keys=self.keys,
-            rate=self.rate * share[way] / total,
+            rate=self.rate * SHARES[way] / self._shares,
             calm_at=self.calm_at,
         )
         return Member(self._start(publish, errand), proxied)

@@ -114,7 +114,7 @@ def _fenced(register: _Register, row: Row) -> Iterator[Violation]:
 
 
 def fenced(history: History) -> int:
-    """How many lanes were refused to a worker whose lease had been taken from it."""
+    """How often a worker was refused to settle events whose lease had been taken from it."""
     taken = {
         (row.subscription, row.lane, row.worker, row.token)
         for row in history.audit

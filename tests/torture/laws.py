@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import pairwise
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ class Violation(NamedTuple):
     """A law that was broken, and the account of it."""
 
     law: str
-    """L, O, X, E or F, as ``docs`` and the issue call them; B where the bus did not come to rest."""
+    """L (lost), O (order), X (exclusion), E (exactly once), F (fencing), B (not at rest)."""
     account: str
 
 
@@ -50,7 +51,8 @@ def _seen(history: History) -> dict[str, set[str]]:
 
 def _expected(history: History, published: Published) -> tuple[set[str], set[str]]:
     """The subscriptions that must get an event, and those that may."""
-    must, may = set(), set()
+    must: set[str] = set()
+    may: set[str] = set()
     if published.fate == "rolled back":
         return must, may
     for declared in history.declared:
@@ -204,8 +206,8 @@ def _overlaps(history: History) -> Iterator[Violation]:
             keys[one.subscription, one.key].append((one.began, one.ended, one.uid))
     for (subscription, key), spans in keys.items():
         spans.sort(key=itemgetter(0))
-        for (_, ended, one), (began, _, other) in zip(spans, spans[1:], strict=False):
+        for (_, ended, earlier), (began, _, later) in pairwise(spans):
             if began < ended:
                 yield Violation(
-                    "X", f"{subscription}, key {key}: {one} and {other} were handled at once"
+                    "X", f"{subscription}, key {key}: {earlier} and {later} were handled at once"
                 )

@@ -80,10 +80,11 @@ def edited(text: str, edits: Sequence[Edit]) -> str:
         LookupError: what is to be replaced is not there: the bus has changed, and the mutant must.
     """
     for pattern, after in edits:
-        found = re.findall(pattern, text, re.DOTALL)
+        found = list(re.finditer(pattern, text, re.DOTALL))
         if len(found) != 1:
             raise LookupError(f"found {len(found)} times, not once: {pattern}")
-        text = re.sub(pattern, lambda _, after=after: after, text, flags=re.DOTALL)
+        start, end = found[0].span()
+        text = text[:start] + after + text[end:]
     return text
 
 
@@ -194,7 +195,8 @@ _BY_SNAPSHOT = """    owned := array(
         join pgbus.lease l on l.subscription = :id and l.lane = x.lane
             and l.worker = p_worker and l.token = x.token);
 """
-_RELEASE = """    delete from pgbus.lease l using unnest(p_lanes, p_tokens, p_release) as x(lane, token, release)
+_RELEASE = """    delete from pgbus.lease l
+        using unnest(p_lanes, p_tokens, p_release) as x(lane, token, release)
     where l.subscription = :id and l.lane = x.lane and l.worker = p_worker and l.token = x.token
         and x.release;
     return owned;

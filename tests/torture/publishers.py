@@ -29,6 +29,8 @@ WAYS = ("many", "long", "cut", "long")
 SHARE_OF_DEEDS = 0.2
 KEYLESS = 0.05
 ROLLED_BACK = 0.2
+MOST_BEHIND = 5.0
+"""Seconds of its rate that a publisher catches up with."""
 SPOILED = 0.4
 """The share of the commits of ``cut`` that are spoiled."""
 
@@ -59,10 +61,12 @@ def publish(errand: Errand) -> None:
 
     signal.signal(signal.SIGTERM, ask)
     with Log(errand.log) as log, contextlib.closing(_publisher(errand, log)) as publisher:
+        due = time.monotonic()
         while not stop.is_set():
-            began = time.monotonic()
-            published = publisher.once()
-            stop.wait(began + published / errand.rate - time.monotonic())
+            # What was missed while the server was away is caught up with, up to a limit.
+            due = max(due, time.monotonic() - MOST_BEHIND)
+            due += publisher.once() / errand.rate
+            stop.wait(due - time.monotonic())
 
 
 def _publisher(errand: Errand, log: Log) -> "Publisher":

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
 import psycopg
 
 from pgbus import Bus
@@ -113,9 +114,11 @@ class Stage:
     def history(self, *, leases: list[Lease], drained: bool) -> History:
         """Read everything that a verdict rests on."""
         with self.connection() as connection:
+            rows = audit.rows(connection)
+            self.folder.joinpath("audit").write_bytes(msgspec.json.Encoder().encode_lines(rows))
             return History(
                 read(self.log_file),
-                audit=audit.rows(connection),
+                audit=rows,
                 effects=audit.effects(connection),
                 letters=audit.stored(connection, dead=True),
                 left=audit.stored(connection, dead=False),

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import psycopg
 
@@ -67,7 +68,7 @@ class Supervisor:
             self._crew.hire(self._plan.workers, self._plan.publishers)
             self._began = time.monotonic()
             for planned in plan(self._plan.seed, self._plan.duration, self._plan.mix):
-                self._at(planned.at, lambda planned=planned: self._inject(planned))
+                self._at(planned.at, partial(self._inject, planned))
             self._at(self._plan.duration * LATE_AT, self._join_late)
             self._follow_agenda()
             self._crew.dismiss_publishers(LEAVE)
@@ -162,11 +163,11 @@ class Supervisor:
         at = now()
         with contextlib.suppress(psycopg.Error), self._stage.connection() as connection:
             sessions = _sessions(connection)
-            count = min(len(sessions), 1 + int(planned.size * 3))
             first = int(planned.pick * len(sessions))
-            chosen = [sessions[(first + n) % len(sessions)] for n in range(count)]
-            connection.execute("select pg_terminate_backend(p) from unnest(%s) p", (chosen,))
-            self._note("terminate", at, [])
+            chosen = (sessions[first:] + sessions[:first])[: 1 + int(planned.size * 3)]
+            backends = [backend for backend, _ in chosen]
+            connection.execute("select pg_terminate_backend(p) from unnest(%s) p", (backends,))
+            self._note("terminate", at, [pid for _, pid in chosen if pid is not None])
 
     def _kill_postmaster(self, planned: Planned) -> None:
         at = now()
@@ -209,9 +210,11 @@ class Supervisor:
                 self._crew.dismiss(number)
 
 
-def _sessions(connection: Connection) -> list[int]:
-    rows = connection.execute(
-        "select pid from pg_stat_activity where datname = current_database() "
-        "and backend_type = 'client backend' and pid <> pg_backend_pid() order by pid"
-    )
-    return [pid for (pid,) in rows] or [0]
+def _sessions(connection: Connection) -> list[tuple[int, int | None]]:
+    """The backends of clients, and the worker process at the other end where there is one."""
+    return connection.execute(
+        "select a.pid, w.pid from pg_stat_activity a left join pgbus.worker w "
+        "on a.application_name = 'pgbus/' || to_hex(w.id) "
+        "where a.datname = current_database() and a.backend_type = 'client backend' "
+        "and a.pid <> pg_backend_pid() order by a.pid"
+    ).fetchall()

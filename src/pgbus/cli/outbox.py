@@ -3,12 +3,10 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from uuid import UUID
 
-from pgbus import Bus, Outgoing, Receipt
+from pgbus import Bus, Receipt
 from pgbus.cli.lines import Line, Template
 from pgbus.cli.printer import count
-from pgbus.core.encoding import Encoder
 from pgbus.errors import ConfigurationError, PayloadError, PgbusError, StoreError
 
 
@@ -57,8 +55,7 @@ class Outbox:
         try:
             receipts = self._bus.publish_many(events)
         except (PayloadError, ConfigurationError) as error:
-            where = self._place(lines, events)
-            raise self._failure(f"{where}: {error}", lines) from error
+            raise self._failure(_place(error, lines), lines) from error
         except StoreError as error:
             unknown = error.outcome_unknown
             raise self._failure(f"{_span(lines)}: {error}", lines, unknown=unknown) from error
@@ -70,16 +67,6 @@ class Outbox:
         self.unrouted += sum(not one.queues and not one.duplicate for one in receipts)
         self._report(receipts)
 
-    def _place(self, lines: Sequence[Line], events: Sequence[Outgoing]) -> str:
-        """Say which line cannot be encoded: the bus does not, so each is tried again."""
-        encoder = Encoder(source="pgbus")
-        for line, event in zip(lines, events, strict=True):
-            try:
-                encoder.encode(event, new_id=UUID(int=0), time="2000-01-01T00:00:00Z")
-            except PgbusError:
-                return f"line {line.number}"
-        return _span(lines)
-
     def _failure(self, what: str, lines: Sequence[Line], *, unknown: bool = False) -> PgbusError:
         if self.published:
             done = f"{count(self.published, 'event')} up to line {self.last_line} were published"
@@ -89,6 +76,15 @@ class Outbox:
             return PgbusError(f"{what} ({done} for certain)")
         rest = f", and nothing from line {lines[0].number} on" if self.published else ""
         return PgbusError(f"{what} ({done}{rest})")
+
+
+def _place(error: PgbusError, lines: Sequence[Line]) -> str:
+    """Say which line cannot be encoded, where the bus says which event."""
+    if error.item is not None:
+        return f"line {lines[error.item].number}: {error.__cause__}"
+    if len(lines) == 1:
+        return f"line {lines[0].number}: {error}"
+    return f"{_span(lines)}: {error}"
 
 
 def _span(lines: Sequence[Line]) -> str:

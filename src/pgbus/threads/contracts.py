@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 
 from pgbus.core.changes import compare
+from pgbus.core.recorded import Difference
 from pgbus.core.schema import EventSchema, describe
 from pgbus.core.wildcards import wildcard_faults
 from pgbus.errors import ConfigurationError, SchemaConflict, StoreError
@@ -133,7 +134,7 @@ class Contracts:
             ]
             yield from schemas.accept(worker, self.service_version, accepted)
 
-    def _judge(self, differences: Sequence[schemas.Difference]) -> None:
+    def _judge(self, differences: Sequence[Difference]) -> None:
         told = [conflict(one) for one in differences if not _same_fields(one)]
         for one in differences:
             if _same_fields(one):
@@ -153,7 +154,7 @@ def accepted_by(definition: Definition) -> list[EventSchema]:
     return [describe(decoder.type) for decoder in definition.handler.decoders.values()]
 
 
-def conflict(difference: schemas.Difference) -> str:
+def conflict(difference: Difference) -> str:
     """Say how a type differs from what is recorded, and what to do."""
     given, recorded = difference.given, difference.recorded
     found = compare(recorded.schema.document, given.document).changes
@@ -167,7 +168,7 @@ def conflict(difference: schemas.Difference) -> str:
     )
 
 
-def _same_fields(difference: schemas.Difference) -> bool:
+def _same_fields(difference: Difference) -> bool:
     return difference.given.fingerprint == difference.recorded.schema.fingerprint
 
 

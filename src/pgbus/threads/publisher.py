@@ -123,7 +123,9 @@ class Publisher:
             for item, new_id in zip(items, ids, strict=True):
                 events.append(self._encode(item, new_id, now))
         except (PayloadError, InvalidTopic, ConfigurationError) as error:
-            raise type(error)(f"item {len(events) + 1}: {error}") from error
+            placed = type(error)(f"item {len(events) + 1}: {error}")
+            placed.item = len(events)
+            raise placed from error
         return events
 
     def _stamp(self, count: int) -> tuple[list[UUID], str]:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from pgbus.core.changes import compare
 from pgbus.core.decoding import decode, read_downcasts
+from pgbus.core.recorded import Recorded
 from pgbus.core.registry import Handler, UnknownType
 from pgbus.core.schema import describe
 from pgbus.store import schemas
 from pgbus.store.query import Operation
-from pgbus.store.schemas import Recorded
 
 logger = logging.getLogger(__name__)
 
