@@ -87,12 +87,12 @@ create table pgbus.scheduled (
 );
 create index scheduled_due on pgbus.scheduled (due_at, id);
 
--- Ids that callers gave, for as long as their bus remembers them.
+-- Ids that callers gave, each for as long as the bus that stored it was asked to remember it.
 create table pgbus.published (
     id uuid primary key,
-    published_at timestamptz not null
+    forget_at timestamptz not null
 );
-create index published_at on pgbus.published using brin (published_at);
+create index published_forget_at on pgbus.published using brin (forget_at);
 
 -- Temporary queues of `pgbus tail`, called pgbus_tail_<id in 8 hexadecimal digits>: they count in
 -- nobody's receipt, and go with their session, which holds the advisory lock (1885823604, id). The

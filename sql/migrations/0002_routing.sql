@@ -115,11 +115,11 @@ begin
     if ids is not null then
         -- Sorted, so that two batches with the same ids wait for each other and do not deadlock.
         with fresh as (
-            insert into pgbus.published as p (id, published_at)
-            select g.id, clock_timestamp()
+            insert into pgbus.published as p (id, forget_at)
+            select g.id, clock_timestamp() + dedup_window
             from unnest(ids) as g(id) where g.id is not null order by g.id
-            on conflict (id) do update set published_at = clock_timestamp()
-                where p.published_at < clock_timestamp() - dedup_window
+            on conflict (id) do update set forget_at = excluded.forget_at
+                where p.forget_at < clock_timestamp()
             returning p.id
         )
         select coalesce(array_agg(g.n::integer), '{}') into duplicates

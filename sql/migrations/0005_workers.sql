@@ -96,15 +96,15 @@ begin
 end
 $function$;
 
--- Forget ids beyond the window (one batch; true where there may be more).
-create function pgbus.forget_published(p_window interval) returns boolean
+-- Forget ids beyond their window (one batch; true where there may be more).
+create function pgbus.forget_published() returns boolean
 language sql set search_path = pg_catalog, pg_temp
 begin atomic
     with old as (
         delete from pgbus.published where id in (
             -- A volatile function in a condition keeps it from any index; a subquery runs once.
             select id from pgbus.published
-            where published_at < (select clock_timestamp()) - p_window
+            where forget_at < (select clock_timestamp())
             limit 5000)
         returning 1
     )

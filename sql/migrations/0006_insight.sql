@@ -68,12 +68,12 @@ begin atomic
 end;
 
 create function pgbus.dead_letters(p_name text, p_after bigint, p_limit integer)
-returns table (msg_id bigint, message text, headers text)
+returns table (msg_id bigint, enqueued_at timestamptz, message text, headers text)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $function$
 begin
     return query execute format(
-        'select d.msg_id, pgbus.readable(d.message), pgbus.readable(d.headers) from pgmq.%I d '
-        'where d.msg_id > $1 order by d.msg_id limit $2', 'q_' || p_name || '_dlq')
+        'select d.msg_id, d.enqueued_at, pgbus.readable(d.message), pgbus.readable(d.headers) '
+        'from pgmq.%I d where d.msg_id > $1 order by d.msg_id limit $2', 'q_' || p_name || '_dlq')
     using p_after, p_limit;
 end
 $function$;

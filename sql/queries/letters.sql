@@ -2,7 +2,7 @@
 select count(*) > 0 from pgbus.subscription where name = %s
 
 -- name: page
-select msg_id, message, headers from pgbus.dead_letters(%s, %s, %s)
+select msg_id, enqueued_at, message, headers from pgbus.dead_letters(%s, %s, %s)
 
 -- name: redrive
 select pgbus.redrive(%s, %s::text[], %s::bigint)

@@ -16,7 +16,7 @@ select service, host, pid, lanes from pgbus.reap()
 select pgbus.forget(%s, %s::bigint[])
 
 -- name: forget_published
-select pgbus.forget_published(%s)
+select pgbus.forget_published()
 
 -- name: known_elsewhere
 select pgbus.known_elsewhere(%s, %s, %s)

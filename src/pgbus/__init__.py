@@ -11,6 +11,7 @@
 """
 
 from pgbus import embedded as _embedded  # hands the embedded server to the bus
+from pgbus.core.cloudevents import CloudEvent, from_cloudevent, to_cloudevent
 from pgbus.core.evolution import downcast, upcast
 from pgbus.errors import (
     ConfigurationError,
@@ -29,7 +30,7 @@ from pgbus.errors import (
 from pgbus.model.config import REJECT, Reject, Retry, RetryAfter
 from pgbus.model.envelope import Outgoing, Receipt
 from pgbus.model.event import Event
-from pgbus.model.status import DeadLetter, SubscriptionStatus
+from pgbus.model.status import Binding, DeadLetter, SubscriptionStatus
 from pgbus.threads.batch import BatchContext
 from pgbus.threads.bus import Bus
 from pgbus.threads.context import Context, Incident
@@ -41,12 +42,16 @@ __all__ = [
     "downcast",
     "Outgoing",
     "Receipt",
+    "CloudEvent",
+    "to_cloudevent",
+    "from_cloudevent",
     # The bus
     "Bus",
     "Context",
     "BatchContext",
     "SubscriptionStatus",
     "DeadLetter",
+    "Binding",
     "Incident",
     # Outcomes of handlers
     "Retry",

@@ -372,6 +372,38 @@ def test_a_wrong_setting_is_named_when_it_is_given(settings: dict[str, Any]) -> 
         Bus(**{"dsn": "host=nowhere", **settings})
 
 
+def test_an_empty_dsn_is_not_taken_for_none() -> None:
+    with pytest.raises(ConfigurationError, match="the DSN is empty"):
+        Bus("")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda bus: bus.dead_letters("nobody"),
+        lambda bus: bus.redrive("nobody"),
+        lambda bus: bus.drop_dead_letters("nobody"),
+        lambda bus: bus.drop_subscription("nobody"),
+        lambda bus: bus.rename_subscription("nobody", "somebody"),
+    ],
+)
+def test_a_subscription_that_is_not_there_is_named(bus: Bus, call: Callable[[Bus], object]) -> None:
+    with pytest.raises(ConfigurationError, match="there is no subscription 'nobody'"):
+        call(bus)
+
+
+@pytest.mark.parametrize("limit", [-1, 1.5, "2", True])
+def test_a_limit_is_a_whole_number(bus: Bus, limit: Any) -> None:
+    with pytest.raises(ConfigurationError, match="limit"):
+        bus.redrive("billing", limit=limit)
+
+
+@pytest.mark.parametrize("connection", ["postgresql://", object()], ids=["a DSN", "an object"])
+def test_a_connection_is_one_of_psycopg(bus: Bus, connection: Any) -> None:
+    with pytest.raises(ConfigurationError, match="connection is a Connection, not a"):
+        bus.publish("orders.created", 1, connection=connection)
+
+
 def test_a_fault_of_pgbus_itself_blocks_no_key(
     bus: Bus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

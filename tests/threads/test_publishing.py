@@ -21,6 +21,8 @@ from pgbus import (
     PayloadTooLarge,
     StoreError,
 )
+from pgbus.store import workers
+from pgbus.store.query import run
 
 
 class Created(Event, topic="orders.created", key="order"):
@@ -121,9 +123,23 @@ def test_an_id_is_forgotten_after_the_dedup_window(
     chosen = uuid4()
     bus.publish("orders.x", 1, id=chosen)
     with psycopg.connect(bus_dsn) as connection:
-        connection.execute("update pgbus.published set published_at = now() - interval '2 hours'")
+        connection.execute("update pgbus.published set forget_at = now()")
     assert not bus.publish("orders.x", 1, id=chosen).duplicate
     assert bus.publish("orders.x", 1, id=chosen).duplicate
+
+
+def test_a_bus_with_a_short_window_forgets_no_ids_of_others(
+    make_bus: Callable[..., Bus], bus_dsn: str
+) -> None:
+    patient, hasty = make_bus(), make_bus(dedup_window=timedelta(microseconds=1))
+    ours, theirs = uuid4(), uuid4()
+    patient.publish("orders.x", 1, id=ours)
+    hasty.publish("orders.x", 1, id=theirs)
+    with psycopg.connect(bus_dsn) as connection:
+        run(connection, workers.forget_published())
+        known = connection.execute("select id from pgbus.published").fetchall()
+    assert known == [(ours,)]
+    assert hasty.publish("orders.x", 1, id=ours).duplicate
 
 
 def test_two_threads_with_the_same_ids_do_not_deadlock(declared: Bus) -> None:

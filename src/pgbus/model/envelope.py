@@ -78,3 +78,4 @@ class Incoming:
     published_at: datetime | None
     headers: Mapping[str, Any]
     """What is neither pgbus's nor CloudEvents': a foreign message's values may be any JSON."""
+    source: str | None = None

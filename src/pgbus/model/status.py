@@ -27,6 +27,16 @@ class SubscriptionStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Binding:
+    """A pattern that brings events to a queue: a row of ``pgmq.topic_bindings``."""
+
+    pattern: str
+    queue: str
+    ours: bool
+    """pgbus made it, and may remove it."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """An event that a subscription gave up on, with everything needed to find out why."""
 

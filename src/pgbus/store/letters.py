@@ -48,13 +48,14 @@ def page(name: str, after: int) -> Operation[list[DeadLetter]]:
     return (yield from ask(query))
 
 
-def _letter(number: int, body: str | None, headers: str | None) -> DeadLetter:
+def _letter(
+    number: int, enqueued_at: datetime, body: str | None, headers: str | None
+) -> DeadLetter:
     try:
         end = _HEADERS.decode(headers or "{}").dead
     except msgspec.MsgspecError:
         end = _End()  # somebody else's message in the queue
     incoming = read_headers(headers)
-    epoch = datetime.min
     return DeadLetter(
         id=incoming.id,
         number=number,
@@ -66,8 +67,8 @@ def _letter(number: int, body: str | None, headers: str | None) -> DeadLetter:
         error_type=end.error_type,
         traceback=end.traceback,
         attempts=end.attempts,
-        first_at=end.first_at or epoch,
-        last_at=end.last_at or epoch,
+        first_at=end.first_at or enqueued_at,
+        last_at=end.last_at or enqueued_at,
     )
 
 

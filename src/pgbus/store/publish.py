@@ -45,8 +45,9 @@ def publish(
     generation, known = routes.recall(topics)
     plain = not any(event.given_id or event.due is not None for event in events)
     if plain and generation is not None:
-        receipts = yield from put(events, dict(zip(topics, known, strict=True)), generation)
-        if receipts is not None and not (strict and any(not one.queues for one in receipts)):
+        remembered = dict(zip(topics, known, strict=True))
+        receipts = yield from put(events, remembered, generation, strict=strict)
+        if receipts is not None:
             return receipts
     return (yield from _publish(events, topics, routes, strict=strict, window=window))
 

@@ -24,17 +24,26 @@ Plan = tuple[tuple[int, int], ...]
 
 
 def put(
-    events: Sequence[Encoded], routes: Mapping[str, Route | None], generation: UUID
+    events: Sequence[Encoded],
+    routes: Mapping[str, Route | None],
+    generation: UUID,
+    *,
+    strict: bool,
 ) -> Operation[list[Receipt] | None]:
     """Store plain events in the queues that are remembered.
 
+    Parameters:
+        strict: store nothing where a topic leads nowhere.
+
     Returns:
         The receipts; ``None`` where nothing was stored, because the routes are not all known, not
-        all lead to subscriptions, or hold no longer.
+        all lead to subscriptions, lead nowhere, or hold no longer.
     """
     numbers: dict[str, tuple[int, ...]] = {}
     for topic, route in routes.items():
         if route is None or route.subscriptions is None:
+            return None
+        if strict and not route.subscriptions:
             return None
         numbers[topic] = route.subscriptions
     plan, parts = _plan(numbers)
@@ -43,7 +52,7 @@ def put(
     parameters: dict[str, object] = {"generation": generation}
     single = len(events) == 1
     for index, topics in enumerate(parts):
-        part = events if len(parts) == 1 else [e for e in events if e.topic in topics]
+        part = events if len(topics) == len(routes) else [e for e in events if e.topic in topics]
         bodies, headers = [event.body for event in part], [event.headers for event in part]
         parameters[f"bodies{index}"] = bodies[0] if single else bodies
         parameters[f"headers{index}"] = headers[0] if single else headers

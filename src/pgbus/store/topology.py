@@ -1,22 +1,12 @@
 """Subscriptions: declaring, binding, dropping, renaming, counting."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from pgbus.errors import ConfigurationError
-from pgbus.model.status import SubscriptionStatus
+from pgbus.model.status import Binding, SubscriptionStatus
 from pgbus.store.arrays import numbers
 from pgbus.store.query import Operation, Query, ask, ask_one, number, text, truth
 from pgbus.store.statements import statement
-
-
-class Binding(NamedTuple):
-    """A row of ``pgmq.topic_bindings``."""
-
-    pattern: str
-    queue: str
-    ours: bool
-    """pgbus made it, and may remove it."""
 
 
 def declare(name: str, *, ordered: bool, park: bool) -> Operation[int]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import NamedTuple
 
 import msgspec
@@ -72,9 +71,9 @@ def forget(worker: int, tokens: Sequence[int]) -> Operation[int]:
     return (yield from ask_one(query))
 
 
-def forget_published(window: timedelta) -> Operation[None]:
-    """Forget the ids of events published before the dedup window."""
-    while (yield from ask_one(Query(statement("worker", "forget_published"), (window,), truth))):
+def forget_published() -> Operation[None]:
+    """Forget the ids of events whose dedup window is over."""
+    while (yield from ask_one(Query(statement("worker", "forget_published"), (), truth))):
         pass
 
 

@@ -4,10 +4,13 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from uuid import UUID
 
+from pgbus.model.checks import check_whole
 from pgbus.model.names import check_name
-from pgbus.model.status import DeadLetter, SubscriptionStatus
+from pgbus.model.status import Binding, DeadLetter, SubscriptionStatus
 from pgbus.store import letters, topology
 from pgbus.threads.publisher import Publisher
+
+MOST = 2**63 - 1
 
 
 class Administration:
@@ -23,7 +26,8 @@ class Administration:
         """Return what subscriptions hold, counted now.
 
         Parameters:
-            names: of which; left out, this bus's own, or all of the database where it has none.
+            names: of which; those that there are not are left out. Without names, this bus's own,
+                or all of the database where it has none.
 
         Raises:
             StoreError: the database refused or could not be reached.
@@ -31,7 +35,7 @@ class Administration:
         chosen = list(names) or self._names() or None
         return self._publisher.run(lambda: topology.status(chosen))
 
-    def bindings(self) -> list[topology.Binding]:
+    def bindings(self) -> list[Binding]:
         """Return every binding of the database.
 
         Raises:
@@ -50,13 +54,13 @@ class Administration:
             StoreError: the database refused or could not be reached.
         """
         check_name(name)
-        last = 0
-        while True:
-            page = self._publisher.run(partial(letters.page, name, last))
+        return self._pages(name, self._publisher.run(partial(letters.page, name, 0)))
+
+    def _pages(self, name: str, page: list[DeadLetter]) -> Iterator[DeadLetter]:
+        yield from page
+        while len(page) == letters.PAGE:
+            page = self._publisher.run(partial(letters.page, name, page[-1].number))
             yield from page
-            if len(page) < letters.PAGE:
-                return
-            last = page[-1].number
 
     def redrive(
         self, name: str, ids: Iterable[UUID] | None = None, limit: int | None = None
@@ -66,16 +70,18 @@ class Administration:
         Parameters:
             name: the subscription's.
             ids: the events' ids; left out, all.
-            limit: how many at most, the oldest first.
+            limit: how many at most, from 0, the oldest first; left out, all.
 
         Returns:
             How many were put back.
 
         Raises:
-            ConfigurationError: there is no such subscription.
+            ConfigurationError: there is no such subscription, or ``limit`` is no such number.
             StoreError: the database refused or could not be reached.
         """
         check_name(name)
+        if limit is not None:
+            check_whole("limit", limit, 0, MOST)
         chosen = None if ids is None else list(ids)
         return self._publisher.run(lambda: letters.redrive(name, chosen, limit), changes=True)
 

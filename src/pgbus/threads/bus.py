@@ -342,6 +342,8 @@ class Bus(Administration):
     ) -> list[Receipt]:
         self._refuse_closed()
         self._refuse_fork()
+        if connection is not None:
+            check_instance("connection", connection, psycopg.Connection)
         return self._publisher.publish(items, connection)
 
     # Running.

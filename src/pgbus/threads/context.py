@@ -6,7 +6,9 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
+from pgbus.core.cloudevents import to_cloudevent
 from pgbus.core.encoding import MISSING, Encoded, outgoing
+from pgbus.errors import PayloadError
 from pgbus.model.delivery import Message
 from pgbus.model.envelope import Incoming, Outgoing
 from pgbus.model.event import Event
@@ -27,6 +29,7 @@ class Context:
         correlation_id: what all events of one cause have in common, if the publisher said so; else
             the id of the first of them.
         causation_id: the id of the event that caused this one.
+        source: the service that published it; ``None`` for a foreign message that does not say.
     """
 
     __slots__ = (
@@ -41,6 +44,7 @@ class Context:
         "id",
         "key",
         "published_at",
+        "source",
         "subscription",
         "topic",
     )
@@ -63,6 +67,7 @@ class Context:
         self.subscription: str = subscription
         self.correlation_id: str | None = incoming.correlation_id
         self.causation_id: str | None = incoming.causation_id
+        self.source: str | None = incoming.source
         self._hold = hold
         self._encode = encode
         self._extend = extend
@@ -99,6 +104,42 @@ class Context:
         encoded = self._encode(item, self)
         self._outgoing.append(encoded)
         return encoded.id
+
+    def to_cloudevent(self, event: Any) -> bytes:
+        """Write the event in hand in CloudEvents' structured JSON form, to be sent elsewhere.
+
+        Parameters:
+            event: what the handler got, or what is to be sent in its place.
+
+        Returns:
+            ``application/cloudevents+json``; the publisher's headers are its extensions.
+
+        Raises:
+            PayloadError: a foreign message that names no id, topic or source, or headers that
+                CloudEvents cannot have; :func:`pgbus.to_cloudevent` takes others.
+        """
+        for name in ("id", "topic", "source"):
+            if getattr(self, name) is None:
+                raise PayloadError(
+                    f"to_cloudevent: the message does not say its {name}; use pgbus.to_cloudevent"
+                )
+        assert self.id is not None
+        assert self.topic is not None
+        assert self.source is not None
+        headers = dict(self.headers)
+        return to_cloudevent(
+            self.topic,
+            event,
+            source=self.source,
+            id=self.id,
+            time=self.published_at,
+            key=self.key,
+            subject=headers.pop("subject", None),
+            dataschema=headers.pop("dataschema", None),
+            correlation_id=self.correlation_id,
+            causation_id=self.causation_id,
+            extensions=headers,
+        )
 
     def extend(self, seconds: float) -> None:
         """Let this call go on for ``seconds`` from now; without a ``timeout`` it may anyway.

@@ -75,7 +75,6 @@ class Engine:
         self._keeper = Keeper(
             keeper_link,
             lease=lease,
-            window=window,
             register=self._register,
             reborn=lambda: self._fetcher.released(),
             outage=outage,

@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -43,7 +42,6 @@ class Keeper:
         link: Link,
         *,
         lease: float,
-        window: timedelta,
         register: Callable[[Session], Operation[None]],
         reborn: Callable[[], None],
         outage: Outage,
@@ -51,7 +49,6 @@ class Keeper:
         self.session = Session(lease)
         self._link = link
         self._lease = lease
-        self._window = window
         self._register = register
         self._reborn = reborn
         self._outage = outage
@@ -136,4 +133,4 @@ class Keeper:
             self._link.run(lambda: workers.forget(self.session.id, doubts))
         if time.monotonic() - self._tidied_at > HOUSEKEEPING:
             self._tidied_at = time.monotonic()
-            self._link.run(lambda: workers.forget_published(self._window))
+            self._link.run(workers.forget_published)

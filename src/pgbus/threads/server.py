@@ -81,6 +81,8 @@ def find_server(dsn: str | None, environment_dsn: str | None) -> Server:
         ConfigurationError: the DSN cannot be read; or there is none, and the extra
             ``pgbus[embedded]`` is not installed.
     """
+    if dsn == "":
+        raise ConfigurationError("the DSN is empty: leave it out for $PGBUS_DSN")
     chosen = dsn or environment_dsn
     if chosen:
         check_dsn(chosen)

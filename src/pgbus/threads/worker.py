@@ -253,9 +253,11 @@ class Worker:
         while self._pending:
             self._flush(portion_of(self._pending.popleft()), release=True)
         if reason == "timeout":
-            logger.error(
-                "a thread of %s is stuck in its handler and was replaced: %s",
-                self._subscription.name,
-                self._thread.name,
-            )
+            # An async handler is cancelled: its thread ends by itself.
+            if self._call is None or self._call.future is None:
+                logger.error(
+                    "a thread of %s is stuck in its handler and was replaced: %s",
+                    self._subscription.name,
+                    self._thread.name,
+                )
             self._retired(self)
