@@ -39,6 +39,7 @@ class TestReadHeaders:
             causation_id="c-2",
             published_at=datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC),
             headers=own,
+            source="shop",
         )
         assert read_headers(encoded.headers) == expected
         assert read_headers(encoded.headers.encode()) == expected

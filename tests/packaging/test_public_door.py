@@ -9,8 +9,11 @@ import pytest
 
 import pgbus
 
-EVENTS = {"Event", "Outgoing", "Receipt", "downcast", "upcast"}
-BUS = {"BatchContext", "Bus", "Context", "DeadLetter", "Incident", "SubscriptionStatus"}
+EVENTS = {
+    *("CloudEvent", "Event", "Outgoing", "Receipt"),
+    *("downcast", "from_cloudevent", "to_cloudevent", "upcast"),
+}
+BUS = {"BatchContext", "Binding", "Bus", "Context", "DeadLetter", "Incident", "SubscriptionStatus"}
 OUTCOMES = {"REJECT", "Reject", "Retry", "RetryAfter"}
 ERRORS = {
     "PgbusError",
@@ -35,7 +38,8 @@ METHODS = {
     },
     "Context": {
         *("attempt", "causation_id", "correlation_id", "extend", "headers", "id", "key"),
-        *("lease_lost", "log_extra", "publish", "published_at", "subscription", "topic"),
+        *("lease_lost", "log_extra", "publish", "published_at", "source", "subscription"),
+        *("to_cloudevent", "topic"),
     },
 }
 

@@ -131,6 +131,7 @@ def read_headers(raw: str | bytes | None) -> Incoming:
         known.causationid,
         known.time,
         own,
+        known.source,
     )
 
 

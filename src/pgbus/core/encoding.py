@@ -5,10 +5,12 @@ not fail because of one, and no payload reaches the server's log.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
+from urllib.parse import quote
 from uuid import UUID
 
 import msgspec
@@ -37,6 +39,7 @@ MAX_DELAY: Final = timedelta(days=36_525)
 """The longest delay: a hundred years."""
 
 _ENCODER: Final = msgspec.json.Encoder()
+_NO_URI: Final = re.compile(r"[^A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]|%(?![0-9A-Fa-f]{2})")
 
 
 class _Missing:
@@ -107,7 +110,8 @@ class Encoder:
     """Makes events ready to be stored. It holds settings alone and may be shared by threads.
 
     Parameters:
-        source: the CloudEvents ``source`` of all events, a service's name.
+        source: the CloudEvents ``source`` of all events, a service's name; what cannot stand in a
+            URI-reference is percent-encoded.
         max_body: the longest body in bytes of JSON, at most 32 MiB.
         max_headers: the longest headers of a publisher in bytes of JSON, without those that pgbus
             adds.
@@ -127,7 +131,7 @@ class Encoder:
             )
         if not source or string_fault(source) is not None:
             raise ConfigurationError("the source of events is empty or no text")
-        self._source = source
+        self._source = uri_reference(source)
         self._max_body = max_body
         self._max_headers = max_headers
 
@@ -290,6 +294,11 @@ class Encoder:
                 f"{topic}: the headers have {size} bytes of JSON; {self._max_headers} are allowed"
             )
         return headers
+
+
+def uri_reference(text: str) -> str:
+    """Return a text as a URI-reference (RFC 3986): percent-encoded where it has to be."""
+    return _NO_URI.sub(lambda found: quote(found[0], safe=""), text)
 
 
 def _own_topic(event: Event) -> str:

@@ -42,23 +42,14 @@ class UnknownType(PgbusError):
         """What kept a type of another version from decoding it."""
 
 
-@dataclass(frozen=True)
-class Handler:
-    """A function and how it wants to be called; see :func:`inspect_handler`."""
+@dataclass(frozen=True, kw_only=True)
+class Bodies:
+    """How bodies are decoded, by topic and version; see :func:`inspect_bodies`."""
 
-    function: Callable[..., Any]
     decoders: Mapping[TypeKey, Decoder]
     """Of the event types of the annotation, in its order."""
     fallback: Decoder | None
     """For everything else: of ``dict``, ``Any``, or one type that is no ``Event``."""
-    event_parameter: str
-    context_parameter: str | None
-    connection_parameter: str | None
-    is_async: bool
-    is_batch: bool = False
-    """It takes a list of events."""
-    positional: tuple[str, ...] = ()
-    """Those of the parameters that cannot be given by name, as in ``list.append``."""
     _versions: Mapping[str, int] = field(default_factory=dict, repr=False)
     """The version that an event without one has, by topic."""
     _adopted: dict[TypeKey, Decoder] = field(default_factory=dict, repr=False)
@@ -123,6 +114,33 @@ class Handler:
         """
         self._adopted[topic, version] = self.decoders[topic, known]
 
+    def _guess(self, body: str | bytes | None) -> Any:
+        candidates = list(self.decoders.values())
+        if self.fallback is not None:
+            candidates.append(self.fallback)
+        faults = []
+        for decoder in candidates:
+            try:
+                return decode(decoder, body)
+            except PayloadError as error:
+                faults.append(f"{_name(decoder.type)}: {error}")
+        raise PayloadError(f"the message names no topic, and fits no type ({'; '.join(faults)})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handler(Bodies):
+    """A function and how it wants to be called; see :func:`inspect_handler`."""
+
+    function: Callable[..., Any]
+    event_parameter: str
+    context_parameter: str | None
+    connection_parameter: str | None
+    is_async: bool
+    is_batch: bool = False
+    """It takes a list of events."""
+    positional: tuple[str, ...] = ()
+    """Those of the parameters that cannot be given by name, as in ``list.append``."""
+
     def call(self, event: Any, context: Any = None, connection: Any = None) -> Any:
         """Call the function with those of the arguments it asks for.
 
@@ -139,17 +157,25 @@ class Handler:
             return self.function(*first, **arguments)
         return self.function(**arguments)
 
-    def _guess(self, body: str | bytes | None) -> Any:
-        candidates = list(self.decoders.values())
-        if self.fallback is not None:
-            candidates.append(self.fallback)
-        faults = []
-        for decoder in candidates:
-            try:
-                return decode(decoder, body)
-            except PayloadError as error:
-                faults.append(f"{_name(decoder.type)}: {error}")
-        raise PayloadError(f"the message names no topic, and fits no type ({'; '.join(faults)})")
+
+def inspect_bodies(annotation: Any, where: str) -> Bodies:
+    """Find out how bodies are decoded into a type, or into one of a union of event types.
+
+    Event types are told apart by topic and version; at most one other type takes everything else.
+
+    Parameters:
+        annotation: the type, as a handler's annotation would have it.
+        where: what errors begin with: ``handler on_order``.
+
+    Raises:
+        ConfigurationError: bodies cannot be decoded into that.
+    """
+    decoders, fallback = _decoders(annotation, where)
+    return Bodies(
+        decoders=types.MappingProxyType(decoders),
+        fallback=fallback,
+        _versions=types.MappingProxyType(_unsaid_versions(decoders)),
+    )
 
 
 def inspect_handler(
@@ -211,10 +237,10 @@ def inspect_handler(
                 f"handler {name}: it takes {'one event' if element is None else 'batches'}, so "
                 f"{roles['context']!r} is a {_name(wanted)}"
             )
-    decoders, fallback = _decoders(hint if element is None else element, name)
-    for topic, version in decoders:
+    bodies = inspect_bodies(hint if element is None else element, f"handler {name}")
+    for topic, version in bodies.decoders:
         if not any(matches(pattern, topic) for pattern in patterns):
-            kind = _name(decoders[topic, version].type)
+            kind = _name(bodies.decoders[topic, version].type)
             raise ConfigurationError(
                 f"handler {name}: {kind} is published under {topic!r}, which none of the patterns "
                 f"{', '.join(map(repr, patterns))} matches"
@@ -222,15 +248,15 @@ def inspect_handler(
     used = {event, *roles.values()}
     return Handler(
         function=function,
-        decoders=types.MappingProxyType(decoders),
-        fallback=fallback,
+        decoders=bodies.decoders,
+        fallback=bodies.fallback,
         event_parameter=event,
         context_parameter=roles.get("context"),
         connection_parameter=roles.get("connection"),
         is_async=is_async,
         is_batch=element is not None,
         positional=_positional(found, used, name),
-        _versions=types.MappingProxyType(_unsaid_versions(decoders)),
+        _versions=bodies._versions,
     )
 
 
@@ -424,54 +450,54 @@ def _members(hint: Any) -> Iterator[Any]:
         yield hint
 
 
-def _decoders(hint: Any, name: str) -> tuple[dict[TypeKey, Decoder], Decoder | None]:
+def _decoders(hint: Any, where: str) -> tuple[dict[TypeKey, Decoder], Decoder | None]:
     decoders: dict[TypeKey, Decoder] = {}
     fallback: Decoder | None = None
     for member in _members(hint):
         if member is type(None):
             raise ConfigurationError(
-                f"handler {name}: an event is never None; leave it out of the annotation"
+                f"{where}: an event is never None; leave it out of the annotation"
             )
         if isinstance(member, type) and issubclass(member, Event):
-            key = _type_key(member, name)
+            key = _type_key(member, where)
             if key in decoders:
                 raise ConfigurationError(
-                    f"handler {name}: {_name(decoders[key].type)} and {_name(member)} have the "
+                    f"{where}: {_name(decoders[key].type)} and {_name(member)} have the "
                     f"same topic {key[0]!r} and version {key[1]}"
                 )
-            decoders[key] = _decoder(member, name)
+            decoders[key] = _decoder(member, where)
         elif fallback is not None:
             raise ConfigurationError(
-                f"handler {name}: {_name(fallback.type)} and {_name(member)} are both no Event, "
+                f"{where}: {_name(fallback.type)} and {_name(member)} are both no Event, "
                 "and nothing tells them apart; use one of them, or Any"
             )
         else:
-            fallback = _decoder(member, name)
+            fallback = _decoder(member, where)
     return decoders, fallback
 
 
-def _type_key(kind: type[Event], name: str) -> TypeKey:
+def _type_key(kind: type[Event], where: str) -> TypeKey:
     if kind.__event_topic__ is None:
         raise ConfigurationError(
-            f"handler {name}: {_name(kind)} names no topic, so nothing is ever published as it; "
+            f"{where}: {_name(kind)} names no topic, so nothing is ever published as it; "
             "annotate the types that have one, or dict"
         )
     return kind.__event_topic__, kind.__event_version__
 
 
-def _decoder(kind: Any, name: str) -> Decoder:
+def _decoder(kind: Any, where: str) -> Decoder:
     try:
         info = msgspec.inspect.type_info(kind)
         decoder: Decoder = msgspec.json.Decoder(kind)
     except Exception as error:
         raise ConfigurationError(
-            f"handler {name}: msgspec cannot decode {_name(kind)} ({type(error).__name__}: {error})"
+            f"{where}: msgspec cannot decode {_name(kind)} ({type(error).__name__}: {error})"
         ) from error
     # msgspec takes a class it knows nothing of, and then refuses every body.
     custom = next((found for found in _infos(info) if _is_custom(found)), None)
     if custom is not None:
         raise ConfigurationError(
-            f"handler {name}: msgspec cannot decode {_name(custom.cls)}"
+            f"{where}: msgspec cannot decode {_name(custom.cls)}"
             + ("" if custom is info else f", which is part of {_name(kind)}")
         )
     return decoder
