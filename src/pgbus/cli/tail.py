@@ -20,12 +20,13 @@ from pgbus.cli.options import Dsn, Json
 from pgbus.cli.printer import clean, output, remark, shorten, write_json
 from pgbus.core.decoding import read_headers
 from pgbus.core.patterns import expand
-from pgbus.errors import StoreError
+from pgbus.errors import ConfigurationError, StoreError
 from pgbus.model.envelope import Incoming
 from pgbus.store import migrate
 from pgbus.store import tail as tails
 from pgbus.store.query import run
 from pgbus.threads.link import connect, translated
+from pgbus.threads.pooling import is_pooled
 
 PAUSE = 0.1
 """Seconds between two looks: asking costs publishers nothing, notifying would."""
@@ -66,6 +67,11 @@ def tail(
         translated(),
         connect(bus.dsn, name="pgbus tail") as connection,
     ):
+        if is_pooled(connection):
+            raise ConfigurationError(
+                "tail needs a session of its own, and the DSN leads through a pooler: give the "
+                "server's own address"
+            )
         run(connection, migrate.check())
         run(connection, tails.sweep())
         number = _start(connection, expansions)

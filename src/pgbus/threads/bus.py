@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -10,33 +9,33 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
 
 from pgbus.core.encoding import MAX_BODY, MAX_HEADERS, MISSING, Encoder, outgoing
-from pgbus.core.patterns import check_pattern, expand
-from pgbus.core.registry import inspect_handler, subscription_name
 from pgbus.errors import ConfigurationError
-from pgbus.model.checks import check_choice, check_instance, check_number, check_whole
+from pgbus.model.checks import check_choice, check_instance, check_number
 from pgbus.model.config import CHECKS, Check, OnExhausted, OnUnroutable, Retry
 from pgbus.model.envelope import Outgoing, Receipt
 from pgbus.model.event import Event
-from pgbus.model.names import check_name
+from pgbus.model.names import check_prefix
 from pgbus.store import migrate, topology
 from pgbus.store.query import run
 from pgbus.threads.administration import Administration
 from pgbus.threads.batch import BatchContext
 from pgbus.threads.context import Context, Incident
 from pgbus.threads.contracts import Contracts, installed_version
+from pgbus.threads.definition import Definition, Options, check_subscription, define
 from pgbus.threads.dsn import Dsn
 from pgbus.threads.engine import Engine
 from pgbus.threads.link import connect, translated
+from pgbus.threads.pooling import check_same_database
 from pgbus.threads.publisher import Publisher
 from pgbus.threads.server import find_server
-from pgbus.threads.subscription import Definition, Subscription
+from pgbus.threads.signals import asked_to_stop
+from pgbus.threads.subscription import Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +44,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 GRACE = 30.0
 """Seconds that handlers get to finish when the bus stops."""
 LONGEST_IDLE_CHECK = 0.1
-SHORTEST_TIMEOUT = 0.001
-"""Seconds."""
-BATCH = 100
-MOST_BATCH = 1000
 _DEFAULT_RETRY = Retry()
 
 
@@ -58,6 +53,9 @@ class Bus(Administration):
     Parameters:
         dsn: libpq's connection string or URI; left out, ``$PGBUS_DSN``, else the embedded
             PostgreSQL (extra ``pgbus[embedded]``).
+        direct_dsn: where ``dsn`` leads through a pooler in transaction mode (PgBouncer), the way
+            to the same database past it. Heartbeats, takes and LISTEN use it. Without it, a bus
+            behind a pooler looks for events once a second.
         service: who publishes: the CloudEvents ``source``, and the first part of subscriptions'
             default names. Left out, the script's name.
         lease: seconds that this process may be silent before others take its keys over.
@@ -86,6 +84,7 @@ class Bus(Administration):
         self,
         dsn: str | None = None,
         *,
+        direct_dsn: str | None = None,
         service: str | None = None,
         lease: float = 30.0,
         on_unroutable: OnUnroutable = "ignore",
@@ -97,7 +96,12 @@ class Bus(Administration):
         schema_check: Check = "error",
         wildcard_check: Check = "warn",
     ) -> None:
-        texts = (("dsn", dsn), ("service", service), ("service_version", service_version))
+        texts = (
+            ("dsn", dsn),
+            ("direct_dsn", direct_dsn),
+            ("service", service),
+            ("service_version", service_version),
+        )
         for what, text in texts:
             if text is not None:
                 check_instance(what, text, str)
@@ -110,6 +114,7 @@ class Bus(Administration):
         if not timedelta(0) < dedup_window <= timedelta(days=3650):
             raise ConfigurationError("dedup_window: use more than nothing and at most ten years")
         self._server = find_server(dsn, os.environ.get("PGBUS_DSN"))
+        self._direct = find_server(direct_dsn, None) if direct_dsn is not None else self._server
         self._given_service = service
         self._service = service or Path(sys.argv[0]).stem or "pgbus"
         self._lease = float(lease)
@@ -147,19 +152,25 @@ class Bus(Administration):
 
     # Setting up.
 
-    def install(self) -> None:
+    def install(self, *, roles: bool | str = False) -> None:
         """Create what pgmq and pgbus need in the database; idempotent, safe for many at once.
 
+        Parameters:
+            roles: also create roles for those who may do only some of it; a text, of up to 8
+                characters, is what their names begin with instead of ``pgbus``.
+
         Raises:
+            ConfigurationError: ``roles`` is no such text.
             IncompatibleDatabase: the database has a pgmq or a pgbus that this release cannot use.
             StoreError: the database refused or could not be reached.
         """
+        prefix = check_prefix(roles)
         with (
             translated(),
             connect(self._server.dsn(), name="pgbus install") as connection,
             connection.transaction(),
         ):
-            done = run(connection, migrate.install())
+            done = run(connection, migrate.install(roles=prefix))
         if done.migrations:
             logger.info("installed pgbus (pgmq: %s): %s", done.pgmq, ", ".join(done.migrations))
 
@@ -194,50 +205,42 @@ class Bus(Administration):
                 fit (when the decorator is applied), or a value is out of range.
             InvalidPattern, InvalidName: what they say.
         """
-        if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
-            raise ConfigurationError('subscribe needs patterns, as in @bus.subscribe("orders.*")')
-        for pattern in patterns:
-            check_pattern(pattern)
-        check_whole("concurrency", concurrency, 1, 1000)
-        check_choice("ordered", ordered, (True, False))
-        check_instance("retry", retry, Retry)
-        if timeout is not None:
-            check_number("timeout", timeout, SHORTEST_TIMEOUT)
-        check_choice("on_exhausted", on_exhausted, ("skip", "park"))
-        if batch is not None:
-            check_whole("batch", batch, 1, MOST_BATCH)
+        options: Options = {
+            "concurrency": concurrency,
+            "ordered": ordered,
+            "retry": retry,
+            "timeout": timeout,
+            "on_exhausted": on_exhausted,
+        }
+        check_subscription(patterns, options, batch)
 
         def decorate(function: F) -> F:
-            chosen = check_name(name or subscription_name(function, self._given_service))
-            expansions = tuple(dict.fromkeys(one for text in patterns for one in expand(text)))
-            handler = inspect_handler(
-                function, patterns, Context, BatchContext, batch=batch is not None
+            definition = define(
+                function,
+                (Context, BatchContext),
+                patterns,
+                name,
+                self._given_service,
+                options,
+                batch,
             )
-            definition = Definition(
-                name=chosen,
-                patterns=patterns,
-                expansions=expansions,
-                handler=handler,
-                concurrency=concurrency,
-                ordered=ordered,
-                retry=retry,
-                timeout=timeout,
-                on_exhausted=on_exhausted,
-                batch=(batch or BATCH) if handler.is_batch else 1,
-            )
-            with self._lock:
-                if self._engine is not None:
-                    raise ConfigurationError(
-                        f"subscription {chosen!r} came after start(): subscribe first"
-                    )
-                if chosen in self._definitions:
-                    raise ConfigurationError(f"this bus has a subscription {chosen!r} already")
-                self._definitions[chosen] = definition
+            self._add(definition)
             if name is None:
-                logger.info("subscription %s has no name of its own: give it one", chosen)
+                logger.info("subscription %s has no name of its own: give it one", definition.name)
             return function
 
         return decorate
+
+    def _add(self, definition: Definition) -> None:
+        name = definition.name
+        with self._lock:
+            if self._engine is not None:
+                raise ConfigurationError(
+                    f"subscription {name!r} came after start(): subscribe first"
+                )
+            if name in self._definitions:
+                raise ConfigurationError(f"this bus has a subscription {name!r} already")
+            self._definitions[name] = definition
 
     def on_error(self, callback: Callable[[Incident], None]) -> Callable[[Incident], None]:
         """Call ``callback`` for every failed attempt, fenced acknowledgement and dead letter.
@@ -262,6 +265,9 @@ class Bus(Administration):
         declared = []
         with translated(), connect(self._server.dsn(), name="pgbus declare") as connection:
             run(connection, migrate.check())
+            if self._direct is not self._server:
+                with connect(self._direct.dsn(), name="pgbus declare") as direct:
+                    check_same_database(connection, direct)
             if check:
                 self._contracts.check_accepted(connection, self._definitions.values())
             # By name, so that two processes that declare at once wait and do not deadlock.
@@ -367,6 +373,7 @@ class Bus(Administration):
             self._subscriptions = self._declare(bind=False, check=True)
             engine = Engine(
                 self._server,
+                self._direct,
                 self._publisher,
                 self._contracts,
                 self._subscriptions,
@@ -422,23 +429,9 @@ class Bus(Administration):
         Raises:
             ConfigurationError: this is not the main thread.
         """
-        if threading.current_thread() is not threading.main_thread():
-            raise ConfigurationError("run() handles signals, so call it in the main thread")
-        asked = threading.Event()
-
-        def ask(number: int, _: FrameType | None) -> None:
-            if asked.is_set():
-                os._exit(128 + number)
-            asked.set()
-
-        before = {one: signal.signal(one, ask) for one in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            with self.running(timeout):
-                asked.wait()
-                logger.info("stopping: handlers get up to %g s to finish", timeout)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with asked_to_stop() as asked, self.running(timeout):
+            asked.wait()
+            logger.info("stopping: handlers get up to %g s to finish", timeout)
 
     def wait_idle(self, timeout: float = 10.0) -> bool:
         """Wait until nothing is visible, leased or waiting for a retry in this bus's subscriptions.

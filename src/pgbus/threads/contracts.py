@@ -18,7 +18,8 @@ from pgbus.model.config import Check
 from pgbus.model.event import Event
 from pgbus.store import schemas
 from pgbus.store.query import Operation, run
-from pgbus.threads.subscription import Definition, Subscription
+from pgbus.threads.definition import Definition
+from pgbus.threads.subscription import Subscription
 
 logger = logging.getLogger(__name__)
 

@@ -43,6 +43,7 @@ class Engine:
     """The threads of a running bus; started once, stopped once.
 
     Parameters:
+        direct: ``server``, or the way to it past a pooler, for what needs a session of its own.
         subscriptions: declared ones, by their numbers in the database.
         prune: whether bindings that nobody declares any more are removed.
         report: tells ``bus.on_error`` callbacks of an incident.
@@ -51,6 +52,7 @@ class Engine:
     def __init__(
         self,
         server: Server,
+        direct: Server,
         publisher: Publisher,
         contracts: Contracts,
         subscriptions: Sequence[Subscription],
@@ -69,9 +71,10 @@ class Engine:
         self._lease = lease
         self._prune = prune
         outage = Outage()
-        keeper_link, fetcher_link, settler_link, listener_link = (
-            Link(server, self._application_name) for _ in range(4)
+        keeper_link, fetcher_link, listener_link = (
+            Link(direct, self._application_name) for _ in range(3)
         )
+        settler_link = Link(server, self._application_name)
         self._keeper = Keeper(
             keeper_link,
             lease=lease,

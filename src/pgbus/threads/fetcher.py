@@ -229,7 +229,9 @@ class Fetcher:
         by_number = {one.number: one for one in self._subscriptions}
         answers: list[Polled] = []
         if idle:
-            answers += self._link.run(lambda: poll([one.number for one in idle], sleep=True))
+            # To sleep is to hold a lock of the session: behind a pooler there is none.
+            sleep = not self._link.pooled
+            answers += self._link.run(lambda: poll([one.number for one in idle], sleep=sleep))
         if others:
             answers += self._link.run(lambda: poll([one.number for one in others], sleep=False))
         self._patience = min(POLL, max(FIRST_PATIENCE, self._patience * 2))

@@ -19,6 +19,7 @@ from psycopg.rows import TupleRow, tuple_row
 from pgbus.errors import PgbusError, StoreError
 from pgbus.store.migrate import NOT_INSTALLED
 from pgbus.store.query import Operation, run
+from pgbus.threads.pooling import configure, is_pooled
 from pgbus.threads.server import Server
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def connect(dsn: str, *, name: str) -> "psycopg.Connection[TupleRow]":
 
     Raises:
         psycopg.Error: no connection could be made.
+        ConfigurationError: see :func:`pgbus.threads.pooling.configure`.
     """
     connection = psycopg.connect(dsn, **settings(dsn, name))
     try:
@@ -79,14 +81,6 @@ def settings(dsn: str, name: str) -> dict[str, Any]:
     return {**kept, "autocommit": True, "row_factory": tuple_row, "application_name": name}
 
 
-def configure(connection: "psycopg.Connection[Any]") -> None:
-    """Set a new session up, whatever the server's or the role's defaults are."""
-    connection.execute(
-        "select set_config('default_transaction_isolation', 'read committed', false), "
-        "set_config('TimeZone', 'UTC', false)"
-    )
-
-
 def check_socket(connection: "psycopg.Connection[Any]") -> None:
     """Raise if the server has closed an idle connection; costs no round trip where it has not.
 
@@ -108,6 +102,8 @@ def as_store_error(error: psycopg.Error, *, outcome_unknown: bool = False) -> Pg
         return StoreError(_missing(error))
     if isinstance(error, psycopg.errors.ObjectInUse | psycopg.errors.DuplicateObject):
         return StoreError(str(error.diag.message_primary))
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return StoreError(_refused(error))
     if error.sqlstate is None:
         text = "PostgreSQL could not be reached, or the connection to it broke"
         if isinstance(error, psycopg.OperationalError):
@@ -129,6 +125,14 @@ def _missing(error: psycopg.Error) -> str:
             "it anew with start() or declare()"
         )
     return NOT_INSTALLED
+
+
+def _refused(error: psycopg.Error) -> str:
+    """Say which right is missing: these messages name objects and roles, never data."""
+    hint = error.diag.message_hint or (
+        "the role that the bus logs in with needs one of those that 'pgbus install --roles' makes"
+    )
+    return f"PostgreSQL refused: {error.diag.message_primary}: {hint}"
 
 
 @contextmanager
@@ -174,6 +178,15 @@ class Link:
         """Whether there is a connection that works as far as anyone has seen."""
         connection = self._connection
         return connection is not None and not (connection.closed or connection.broken)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a pooler lies in between; opens the connection where there is none.
+
+        Raises:
+            psycopg.Error, PgbusError: no connection could be made.
+        """
+        return is_pooled(self.connection())
 
     def connection(self) -> "psycopg.Connection[TupleRow]":
         """Return the connection, opening it where there is none.

@@ -1,6 +1,7 @@
 """The listener owns the LISTEN connection and does nothing but pass wake-ups on.
 
-A notification is a hint: whatever it says, the fetcher looks for itself.
+A notification is a hint: whatever it says, the fetcher looks for itself. Behind a pooler nobody can
+listen; then the fetcher's polls find everything, if a little later.
 """
 
 import logging
@@ -35,7 +36,6 @@ class Listener:
         self._wake = wake
         self._outage = outage
         self._stop = threading.Event()
-        self._listening = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pgbus-listener", daemon=True)
 
     def start(self) -> None:
@@ -54,6 +54,12 @@ class Listener:
         try:
             while not self._stop.is_set():
                 try:
+                    if self._link.pooled:
+                        logger.info(
+                            "behind a pooler, so events are looked for once a second: give "
+                            "direct_dsn to be woken for them"
+                        )
+                        return
                     self._listen(backoff)
                 except (psycopg.Error, PgbusError) as error:
                     self._link.drop()

@@ -14,7 +14,7 @@ from pgbus.errors import LeaseLost, PgbusError
 from pgbus.model.delivery import Message
 from pgbus.store.settle import LaneSettlement
 from pgbus.threads.context import Context, Incident
-from pgbus.threads.subscription import Definition
+from pgbus.threads.definition import Definition
 
 logger = logging.getLogger(__name__)
 

@@ -6,37 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pgbus.core.demand import Demand, Wish
-from pgbus.core.registry import Handler
-from pgbus.model.config import OnExhausted, Retry
 from pgbus.model.delivery import FIRST_LANE, Chunk
+from pgbus.threads.definition import Definition
 from pgbus.threads.session import Session
 
 SHORT = 0.001
 """Seconds a call below which a worker takes several chunks at once."""
 MOST_CHUNKS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """What ``@bus.subscribe`` declared."""
-
-    name: str
-    patterns: tuple[str, ...]
-    expansions: tuple[str, ...]
-    """The patterns as pgmq's bindings."""
-    handler: Handler
-    concurrency: int
-    ordered: bool
-    retry: Retry
-    timeout: float | None
-    on_exhausted: OnExhausted
-    batch: int = 1
-    """The most events that one call gets."""
-
-    @property
-    def types(self) -> tuple[str, ...]:
-        """``topic@version`` of each event type that the handler can decode."""
-        return tuple(f"{topic}@{version}" for topic, version in self.handler.types)
 
 
 @dataclass(slots=True, eq=False)

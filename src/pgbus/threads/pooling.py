@@ -1,0 +1,62 @@
+"""Setting a connection up, and whether a pooler in transaction mode may lie in between.
+
+Behind such a pooler a statement runs in whatever session is free. What belongs to a session
+(LISTEN, session locks, settings, prepared statements) would be somebody else's at the next one.
+"""
+
+from typing import Any
+
+import psycopg
+
+from pgbus.errors import ConfigurationError
+
+# A pooler hands out a cancellation key of its own: the process id in it is not the session's.
+_CONFIGURE = """
+select pg_backend_pid() = %(pid)s,
+    current_setting('default_transaction_isolation'),
+    case when pg_backend_pid() = %(pid)s then
+        set_config('default_transaction_isolation', 'read committed', false)
+        || set_config('TimeZone', 'UTC', false)
+    end
+"""
+
+
+def configure(connection: "psycopg.Connection[Any]") -> None:
+    """Set a new connection up, whatever the server's or the role's defaults are.
+
+    Raises:
+        ConfigurationError: through a pooler nothing can be set up, and the default is not READ
+            COMMITTED.
+        psycopg.Error: the connection broke.
+    """
+    parameters = {"pid": connection.info.backend_pid}
+    row = connection.execute(_CONFIGURE, parameters, prepare=False).fetchone()
+    assert row is not None
+    direct, isolation, _ = row
+    if direct:
+        return
+    if isolation != "read committed":
+        raise ConfigurationError(
+            f"the role's default_transaction_isolation is {isolation!r}: behind a pooler, use "
+            "'alter role … set default_transaction_isolation = \"read committed\"'"
+        )
+    connection.prepare_threshold = None
+
+
+def is_pooled(connection: "psycopg.Connection[Any]") -> bool:
+    """Return whether a pooler lies between a connection that was set up and its server."""
+    return connection.prepare_threshold is None
+
+
+def check_same_database(one: "psycopg.Connection[Any]", direct: "psycopg.Connection[Any]") -> None:
+    """Raise unless a direct connection leads where another one does.
+
+    Raises:
+        ConfigurationError: it leads elsewhere, or through a pooler.
+        psycopg.Error: one of them broke.
+    """
+    if is_pooled(direct):
+        raise ConfigurationError("direct_dsn leads through a pooler: give the server's own address")
+    where = "select current_database(), pg_postmaster_start_time()"
+    if one.execute(where).fetchone() != direct.execute(where).fetchone():
+        raise ConfigurationError("direct_dsn leads to another database than dsn")
