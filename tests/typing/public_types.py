@@ -1,8 +1,9 @@
-"""What mypy is to know of the public names; nothing here is ever called.
+"""What type checkers are to know of the public names; nothing here is ever called.
 
-Checked by the ordinary run of mypy. What it must refuse is in ``test_wrong_use``.
+Checked by the ordinary run of mypy, too. What is to be refused is in ``test_wrong_use``.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -10,11 +11,13 @@ from typing import Any, assert_type
 from uuid import UUID, uuid4
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg.rows import DictRow
 
 from pgbus import (
     REJECT,
+    BatchContext,
     Bus,
+    CloudEvent,
     Context,
     DeadLetter,
     Event,
@@ -26,6 +29,10 @@ from pgbus import (
     RetryAfter,
     StoreError,
     SubscriptionStatus,
+    downcast,
+    from_cloudevent,
+    to_cloudevent,
+    upcast,
 )
 
 
@@ -56,7 +63,12 @@ def a_bus() -> None:
     Bus(dedup_window=timedelta(days=1), prune_bindings=False)
 
 
-def publish(bus: Bus, event: OrderCreated, connection: psycopg.Connection) -> None:
+def publish(
+    bus: Bus,
+    event: OrderCreated,
+    connection: psycopg.Connection,
+    other: psycopg.Connection[DictRow],
+) -> None:
     assert_type(bus.publish(event), Receipt)
     assert_type(bus.publish("orders.created", event), Receipt)
     assert_type(bus.publish("orders.created", {"order_id": "17"}, key="17"), Receipt)
@@ -65,7 +77,7 @@ def publish(bus: Bus, event: OrderCreated, connection: psycopg.Connection) -> No
     bus.publish(event, delay=timedelta(days=1))
     bus.publish(event, at=datetime.now(UTC))
     bus.publish(event, connection=connection)
-    bus.publish(event, connection=psycopg.connect(row_factory=dict_row))
+    bus.publish(event, connection=other)
 
 
 def receipt(one: Receipt) -> None:
@@ -116,6 +128,50 @@ def subscribe_as_it_is(bus: Bus, plain: Callable[[OrderCreated, Context], int]) 
     )
 
 
+def every_signature(bus: Bus) -> None:
+    """The event, the context and a connection in any order; whatever has a default."""
+
+    @bus.subscribe("orders.*")
+    def alone(event: OrderCreated) -> None: ...
+
+    @bus.subscribe("orders.*")
+    def untyped(event: Any) -> None: ...
+
+    @bus.subscribe("orders.*")
+    def last(context: Context, event: OrderCreated | dict[str, Any]) -> None: ...
+
+    @bus.subscribe("orders.*")
+    def all_three(
+        connection: psycopg.Connection[DictRow], context: Context, event: OrderCreated
+    ) -> None: ...
+
+    @bus.subscribe("orders.*")
+    def with_more(event: OrderCreated, context: Context, limit: int = 3) -> None: ...
+
+    @bus.subscribe("orders.*")
+    def by_name(
+        event: OrderCreated, *, context: Context, connection: psycopg.Connection[Any]
+    ) -> None: ...
+
+    @bus.subscribe("orders.*", batch=10)
+    def in_batches(
+        events: list[OrderCreated], context: BatchContext, connection: psycopg.Connection[Any]
+    ) -> None: ...
+
+    @bus.subscribe("orders.*")
+    async def later(event: OrderCreated, context: Context) -> None: ...
+
+    bus.subscribe("orders.*", name="partial")(functools.partial(with_more, limit=5))
+    bus.subscribe("orders.*", name="method")(Ledger().book)
+    bus.subscribe("orders.*", name="object")(Ledger())
+
+
+class Ledger:
+    def book(self, event: OrderCreated, connection: psycopg.Connection[Any]) -> None: ...
+
+    def __call__(self, event: OrderCreated, context: Context) -> None: ...
+
+
 def in_a_handler(context: Context, event: OrderCreated) -> None:
     assert_type(context.id, UUID | None)
     assert_type(context.topic, str | None)
@@ -126,7 +182,44 @@ def in_a_handler(context: Context, event: OrderCreated) -> None:
     assert_type(context.lease_lost, bool)
     assert_type(context.publish(event), UUID)
     assert_type(context.publish("orders.noted", {}, key="17", delay=2), UUID)
+    assert_type(context.headers.get("by"), Any | None)
+    assert_type(context.correlation_id, str | None)
+    assert_type(context.causation_id, str | None)
+    assert_type(context.source, str | None)
+    assert_type(context.to_cloudevent(event), bytes)
     context.extend(30)
+
+
+def in_a_batch(contexts: BatchContext) -> None:
+    for context in contexts:
+        assert_type(context, Context)
+    assert_type(contexts.lease_lost, bool)
+    contexts.reject(0, "why")
+    contexts.retry(1, after=2.5)
+
+
+def versions() -> None:
+    @upcast(OrderCancelled, from_version=1)
+    def add_reason(old: dict[str, Any]) -> dict[str, Any]:
+        return old | {"reason": "unknown"}
+
+    @downcast(OrderCancelled, to_version=1)
+    def drop_reason(new: dict[str, Any]) -> dict[str, Any]:
+        return {"order_id": new["order_id"]}
+
+    assert_type(add_reason({}), dict[str, Any])
+
+
+def cloudevents(event: OrderCreated, text: bytes) -> None:
+    assert_type(to_cloudevent(event, source="shop", id=uuid4()), bytes)
+    to_cloudevent("a.b", {}, source="shop", id=uuid4(), extensions={"rate": 30, "by": "me"})
+    found = from_cloudevent(text, OrderCreated)
+    assert_type(found, CloudEvent[OrderCreated])
+    assert_type(found.data, OrderCreated)
+    assert_type(found.outgoing(), Outgoing)
+    assert_type(found.time, datetime | None)
+    assert_type(from_cloudevent(text), CloudEvent[Any])
+    from_cloudevent(text.decode(), OrderCreated | OrderCancelled)
 
 
 def outcomes(later: RetryAfter) -> Retry:

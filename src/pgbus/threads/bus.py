@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -35,11 +35,10 @@ from pgbus.threads.pooling import check_same_database
 from pgbus.threads.publisher import Publisher
 from pgbus.threads.server import find_server
 from pgbus.threads.signals import asked_to_stop
+from pgbus.threads.signature import F
 from pgbus.threads.subscription import Subscription
 
 logger = logging.getLogger(__name__)
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 GRACE = 30.0
 """Seconds that handlers get to finish when the bus stops."""
