@@ -1,13 +1,15 @@
 """Event types: what their class keywords mean and what they refuse."""
 
 import enum
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
 
-from pgbus.errors import ConfigurationError, InvalidTopic
+from pgbus.errors import ConfigurationError, InvalidTopic, PayloadError
 from pgbus.model.event import MAX_VERSION, Event, EventMeta, key_of
 
 
@@ -32,7 +34,7 @@ class Colour(enum.Enum):
 
 
 class Painted(Event, topic="paint", key="colour"):
-    colour: Colour | UUID | bool
+    colour: Any
 
 
 def test_keywords() -> None:
@@ -62,10 +64,30 @@ def test_topic_and_version_are_not_inherited() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "key"), [(Colour.RED, "red"), (UUID(int=1), str(UUID(int=1))), (True, "True")]
+    ("value", "key"),
+    [
+        (Colour.RED, "red"),
+        (UUID(int=1), str(UUID(int=1))),
+        (True, "True"),
+        (17, "17"),
+        (Decimal("1.50"), "1.50"),
+        (datetime(2026, 1, 31, tzinfo=UTC), "2026-01-31 00:00:00+00:00"),
+        (None, None),
+        (msgspec.UNSET, None),
+    ],
 )
-def test_keys_are_text(value: Any, key: str) -> None:
+def test_keys_are_text(value: Any, key: str | None) -> None:
     assert key_of(Painted(colour=value)) == key
+
+
+@pytest.mark.parametrize(
+    "value", [[1], (1,), {"a": 1}, {1}, b"red", Created(order_id="7", total=3)]
+)
+def test_what_is_no_key(value: Any) -> None:
+    with pytest.raises(
+        PayloadError, match=f"Painted: its key 'colour' is a {type(value).__name__}"
+    ):
+        key_of(Painted(colour=value))
 
 
 def test_events_are_frozen_and_keyword_only() -> None:
@@ -88,6 +110,7 @@ def test_events_are_frozen_and_keyword_only() -> None:
         ({"version": "1"}, "'1' is no integer"),
         ({"frozen": False}, "always frozen"),
         ({"kw_only": False}, "always kw_only"),
+        ({"topik": "a.b"}, "event Wrong: 'topik' is an invalid keyword"),
     ],
 )
 def test_what_is_refused(keywords: dict[str, Any], said: str) -> None:
@@ -95,7 +118,9 @@ def test_what_is_refused(keywords: dict[str, Any], said: str) -> None:
         EventMeta("Wrong", (Event,), {}, **keywords)
 
 
-@pytest.mark.parametrize("topic", ["", "a..b", "orders.*", "a b", "a\n", "é", "a" * 256])
-def test_topics_that_are_refused(topic: str) -> None:
+@pytest.mark.parametrize(
+    "topic", ["", "a..b", "orders.*", "a b", "a\n", "é", "a" * 256, 17, b"a", ["a"]]
+)
+def test_topics_that_are_refused(topic: Any) -> None:
     with pytest.raises(InvalidTopic):
         EventMeta("Wrong", (Event,), {}, topic=topic)

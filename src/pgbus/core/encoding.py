@@ -214,7 +214,7 @@ class Encoder:
             raise PayloadError(f"{topic}: the payload {where}") from None
         except (TypeError, ValueError, OverflowError, AttributeError) as error:
             # The driver's and msgspec's words may quote a value: say what was found instead.
-            where = locate(payload, _leaf_fault) or f"cannot be encoded ({type(error).__name__})"
+            where = locate(payload, _leaf_fault) or _whole_fault(error)
             raise PayloadError(f"{topic}: the payload {where}") from None
         if len(text) > self._max_body:
             raise PayloadTooLarge(
@@ -360,6 +360,12 @@ def _due(
     if not seconds:
         return None
     return delay if isinstance(delay, timedelta) else timedelta(seconds=delay)
+
+
+def _whole_fault(error: Exception) -> str:
+    if str(error).startswith("Only dicts with"):
+        return "holds a dict with a key that has no JSON form"
+    return f"cannot be encoded ({type(error).__name__})"
 
 
 def _leaf_fault(leaf: Any) -> str | None:

@@ -2,16 +2,21 @@
 
 import enum
 from collections.abc import Callable
-from typing import Any, ClassVar, dataclass_transform
+from datetime import date, time, timedelta
+from decimal import Decimal
+from typing import Any, ClassVar, Final, dataclass_transform
+from uuid import UUID
 
 import msgspec
 
-from pgbus.errors import ConfigurationError
+from pgbus.errors import ConfigurationError, InvalidTopic, PayloadError
 from pgbus.model.names import check_topic
 
 MAX_VERSION = 2**31 - 1
 Step = Callable[[dict[str, Any]], dict[str, Any]]
 """Makes the body of one version that of another; see ``pgbus.upcast``."""
+_KEYS: Final = (str, int, float, Decimal, UUID, date, time, timedelta)
+"""What has one text that tells it from others."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field,))
@@ -40,14 +45,19 @@ class EventMeta(msgspec.StructMeta):
 
         Raises:
             ConfigurationError: the version is no positive integer, the key names no field, or an
-                option would make the struct mutable or positional.
+                option is none, or would make the struct mutable or positional.
             InvalidTopic: the topic is no topic.
         """
         for option in ("frozen", "kw_only"):
             if options.setdefault(option, True) is not True:
                 raise ConfigurationError(f"event {name}: an Event is always {option}")
-        made = super().__new__(mcls, name, bases, namespace, **options)
+        try:
+            made = super().__new__(mcls, name, bases, namespace, **options)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"event {name}: {error}") from error
         if topic is not None:
+            if not isinstance(topic, str):
+                raise InvalidTopic(f"event {name}: a topic is a str, not a {type(topic).__name__}")
             check_topic(topic)
         if isinstance(version, bool) or not isinstance(version, int):
             raise ConfigurationError(f"event {name}: version {version!r} is no integer")
@@ -99,11 +109,22 @@ class Event(msgspec.Struct, metaclass=EventMeta, frozen=True, kw_only=True):
 
 
 def key_of(event: Event) -> str | None:
-    """Return the key of an event, as text, or ``None`` for one without a key."""
+    """Return the key of an event, as text, or ``None`` for one without a key.
+
+    Raises:
+        PayloadError: the field holds what is no key, such as a list.
+    """
     field = type(event).__event_key__
     if field is None:
         return None
     value = getattr(event, field)
     if isinstance(value, enum.Enum):
         value = value.value  # as in the body
-    return None if value is None else str(value)
+    if value is None or value is msgspec.UNSET:
+        return None
+    if not isinstance(value, _KEYS):
+        raise PayloadError(
+            f"event {type(event).__name__}: its key {field!r} is a {type(value).__name__}; a key "
+            "is text, a number, a UUID or a time"
+        )
+    return str(value)
