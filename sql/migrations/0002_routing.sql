@@ -79,16 +79,22 @@ language plpgsql set search_path = pg_catalog, pg_temp as $function$
 declare
     queue text;
     moment timestamptz := clock_timestamp();
+    trusted boolean;
     late integer[] := '{}';     -- the events that wait for their time
     skipped integer[];
     here integer[];             -- the topics that go to the queue
 begin
+    -- Whoever may publish may so to queues that something is bound to, whatever it claims to remember.
+    trusted := not exists (
+        select from unnest(routes) as r(list), unnest(string_to_array(r.list, ',')) as q(name)
+        where not exists (select from pgmq.topic_bindings b where b.queue_name = q.name));
     -- The generation and the bindings in one statement: in two, a binding could slip in between.
     select r.generation,
-        case when r.generation = known and array_position(routes, null) is null then routes
+        case when r.generation = known and trusted and array_position(routes, null) is null
+            then routes
         else (
             select array_agg(
-                case when r.generation = known and t.route is not null then t.route
+                case when r.generation = known and trusted and t.route is not null then t.route
                 else (
                     select coalesce(string_agg(distinct b.queue_name, ',' order by b.queue_name), '')
                     from pgmq.topic_bindings b where t.topic ~ b.compiled_regex

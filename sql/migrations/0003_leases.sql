@@ -30,9 +30,45 @@ exception when program_limit_exceeded then
 end
 $function$;
 
+-- Whoever called the outermost function: inside of one that is SECURITY DEFINER, current_user is its
+-- owner. Nobody can set a role that it is no member of.
+create function pgbus.caller() returns name
+language sql stable set search_path = pg_catalog, pg_temp
+return case current_setting('role') when 'none' then session_user
+    else current_setting('role')::name end;
+
+-- Raise unless the caller may serve the subscriptions: that is, may call their take functions.
+-- What does not exist is left to others to find out.
+create function pgbus.require_subscriptions(p_subscriptions integer[]) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $function$
+declare
+    refused text;
+begin
+    select s.name into refused
+    from unnest(p_subscriptions) as x(id)
+    join pgbus.subscription s on s.id = x.id
+    join pg_proc p on p.proname = ('take_' || s.name)::name
+        and p.pronamespace = 'pgbus'::regnamespace
+    where not has_function_privilege(pgbus.caller(), p.oid, 'execute')
+    limit 1;
+    if found then
+        raise exception 'role % may not serve subscription %', pgbus.caller(), refused
+            using errcode = 'insufficient_privilege', hint = format(
+                'grant it %s, which ''pgbus install --roles'' makes',
+                coalesce(pgbus.subscriber_role(refused), 'pgbus_subscriber_' || refused));
+    end if;
+end
+$function$;
+
+-- The same for all that a worker serves.
+create function pgbus.require_worker(p_worker bigint) returns void
+language sql stable set search_path = pg_catalog, pg_temp
+return pgbus.require_subscriptions(array(
+    select d.subscription from pgbus.worker_subscription d where d.worker = p_worker));
+
 insert into pgbus.template (name, body) values ('put', $template$
 create or replace function pgbus.:function(p_bodies text[], p_headers text[]) returns integer
-language plpgsql set search_path = pg_catalog, pg_temp
+language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $function$
 begin
     insert into pgmq.:queue (vt, message, headers)
@@ -56,7 +92,7 @@ returns table (
     lane bigint, msg_id bigint, available boolean, enqueued_at timestamptz, body text, headers text,
     failures integer, deaths integer, suspect boolean
 )
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
 set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_mergejoin = off
@@ -197,7 +233,7 @@ create or replace function pgbus.:function(
 )
 -- The lanes that the worker still held; nothing was done in the others.
 returns bigint[]
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan
 set enable_seqscan = off set enable_bitmapscan = off
 set enable_hashjoin = off set enable_mergejoin = off
@@ -307,7 +343,8 @@ begin
     with held as (
         select l.lane, l.quantity, l.suspect from pgbus.lease l
         where l.subscription = :id and l.worker = p_worker
-        order by l.lane for update
+        -- What a stopped process has locked waits for the next round, not this for it.
+        order by l.lane for update skip locked
     ), suspects as (
         select n.msg_id, (h.suspect is not null)::integer as alone
         from held h cross join lateral (
@@ -340,6 +377,7 @@ language plpgsql set search_path = pg_catalog, pg_temp as $function$
 declare
     s pgbus.subscription;
     t record;
+    made text;
     statement text;
     lane text;
 begin
@@ -348,8 +386,8 @@ begin
         then $$coalesce(hashtextextended(m.headers ->> 'x-pgmq-group', 0), m.msg_id)$$
         else 'm.msg_id' end;
     for t in select name, body from pgbus.template loop
-        statement := replace(t.body, ':function', quote_ident(
-            t.name || '_' || case t.name when 'put' then s.id::text else s.name end));
+        made := t.name || '_' || case t.name when 'put' then s.id::text else s.name end;
+        statement := replace(t.body, ':function', quote_ident(made));
         statement := replace(statement, ':queue', quote_ident('q_' || s.name));
         statement := replace(statement, ':dead', quote_ident('q_' || s.name || '_dlq'));
         statement := replace(statement, ':lane', lane);
@@ -361,7 +399,9 @@ begin
             'and not exists (select from pgmq.%I d where %s = h.lane)',
             'q_' || s.name || '_dlq', pgbus.dead_lane('d')) else '' end);
         execute statement;
+        execute format('revoke all on function pgbus.%I from public', made);
     end loop;
+    perform pgbus.grant_subscription(p_subscription);
 end
 $function$;
 
@@ -377,6 +417,7 @@ create function pgbus.begin_handling(
 ) returns bigint
 language sql set search_path = pg_catalog, pg_temp
 begin atomic
+    select pgbus.require_subscriptions(array[p_subscription]);
     select set_config('pgbus.handling', p_mark, true);
     select count(*)
     from unnest(p_lanes, p_tokens) as x(lane, token) cross join lateral (
@@ -391,6 +432,7 @@ end;
 create function pgbus.forget(p_worker bigint, p_tokens bigint[]) returns bigint
 language sql set search_path = pg_catalog, pg_temp
 begin atomic
+    select pgbus.require_worker(p_worker);
     with freed as (
         delete from pgbus.lease l where l.worker = p_worker and l.token = any (p_tokens) returning 1
     )

@@ -1,7 +1,37 @@
 -- Subscriptions: their queues, bindings and functions come and go together.
 
+-- The id of a subscription that is as it should be, or null.
+create function pgbus.find_subscription(p_name text, p_ordered boolean, p_park boolean)
+returns integer
+language sql set search_path = pg_catalog, pg_temp
+begin atomic
+    select pg_advisory_xact_lock(1885823606, hashtext(p_name));
+    select s.id from pgbus.subscription s
+    where s.name = p_name and s.ordered = p_ordered and s.park = p_park
+        and s.template = (select max(number) from pgbus.migration);
+end;
+
 -- Create what a subscription needs, once; returns its id. Existing objects are left as they are.
+-- It has its caller's rights: some may only find what others have created.
 create function pgbus.declare(p_name text, p_ordered boolean, p_park boolean) returns integer
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+declare
+    id integer := pgbus.find_subscription(p_name, p_ordered, p_park);
+begin
+    if id is not null then
+        return id;
+    end if;
+    if not has_function_privilege('pgbus.create_subscription(text, boolean, boolean)', 'execute') then
+        raise exception 'role % may not create or change subscription %', current_user, p_name
+            using errcode = 'insufficient_privilege',
+            hint = 'let an operator run ''pgbus declare MODULE:BUS''';
+    end if;
+    return pgbus.create_subscription(p_name, p_ordered, p_park);
+end
+$function$;
+
+create function pgbus.create_subscription(p_name text, p_ordered boolean, p_park boolean)
+returns integer
 language plpgsql set search_path = pg_catalog, pg_temp as $function$
 declare
     s pgbus.subscription;
@@ -9,9 +39,6 @@ declare
 begin
     perform pg_advisory_xact_lock(1885823606, hashtext(p_name));
     select * into s from pgbus.subscription where name = p_name;
-    if found and s.ordered = p_ordered and s.park = p_park and s.template = newest then
-        return s.id;
-    end if;
     if s.ordered <> p_ordered then
         -- Lanes of both kinds at once would let two workers into one key.
         perform pgbus.refuse_live(s.id, format('%s (ordered=%s)', p_name, s.ordered));
@@ -50,19 +77,30 @@ $function$;
 -- Bind a subscription to the patterns (already expanded). Bindings that pgbus made and that neither
 -- these patterns nor a live worker declares are removed where `prune` says so; returns those.
 -- Nothing is written where nothing changes: every write stamps a new generation of routes.
+-- Whoever serves a subscription may prune its bindings; to see more events takes more.
 create function pgbus.bind(p_subscription integer, p_patterns text[], p_prune boolean)
 returns text[]
 language plpgsql set search_path = pg_catalog, pg_temp as $function$
 declare
     queue text;
     unwanted text[];
+    may_add boolean := has_function_privilege(pgbus.caller(),
+        'pgbus.create_subscription(text, boolean, boolean)', 'execute');
 begin
+    if not may_add then
+        perform pgbus.require_subscriptions(array[p_subscription]);
+    end if;
     select s.name into strict queue from pgbus.subscription s where s.id = p_subscription for update;
     if exists (
         select from unnest(p_patterns) as x(pattern) where not exists (
             select from pgmq.topic_bindings b
             where b.queue_name = queue and b.pattern = x.pattern)
     ) then
+        if not may_add then
+            raise exception 'role % may not bind subscription % to further patterns',
+                pgbus.caller(), queue using errcode = 'insufficient_privilege',
+                hint = 'let an operator run ''pgbus declare MODULE:BUS''';
+        end if;
         with made as (
             insert into pgmq.topic_bindings (pattern, queue_name)
             select x.pattern, queue from unnest(p_patterns) as x(pattern)
@@ -92,6 +130,17 @@ begin
     return unwanted;
 end
 $function$;
+
+-- Every binding, and whether pgbus made it.
+create function pgbus.bindings() returns table (pattern text, queue text, ours boolean)
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+    select b.pattern, b.queue_name, m.subscription is not null
+    from pgmq.topic_bindings b
+    left join pgbus.subscription s on s.name = b.queue_name
+    left join pgbus.binding m on m.subscription = s.id and m.pattern = b.pattern
+    order by b.queue_name, b.pattern;
+end;
 
 -- Drop the functions that pgbus.generate made, but for the one that publishers may remember.
 create function pgbus.degenerate(p_name text) returns void

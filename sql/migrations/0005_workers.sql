@@ -6,6 +6,7 @@ create function pgbus.start_worker(
 ) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $function$
 begin
+    perform pgbus.require_subscriptions(p_subscriptions);
     -- The caller binds next, which locks these: two that start at once wait here, in one order.
     perform from pgbus.subscription s where s.id = any (p_subscriptions) order by s.id for update;
     insert into pgbus.worker (id, service, host, pid, lease, expires_at)
@@ -22,6 +23,7 @@ $function$;
 create function pgbus.heartbeat(p_worker bigint) returns boolean
 language sql set search_path = pg_catalog, pg_temp
 begin atomic
+    select pgbus.require_worker(p_worker);
     update pgbus.worker set expires_at = clock_timestamp() + lease
     where id = p_worker and dead_at is null
     returning true;
@@ -31,6 +33,7 @@ end;
 create function pgbus.stop_worker(p_worker bigint) returns void
 language sql set search_path = pg_catalog, pg_temp
 begin atomic
+    select pgbus.require_worker(p_worker);
     delete from pgbus.lease where worker = p_worker;
     delete from pgbus.worker where id = p_worker;
 end;
@@ -77,10 +80,6 @@ begin
     loop
         update pgbus.worker w set dead_at = clock_timestamp() where w.id = dead.id;
         lanes := pgbus.bury(dead.id);
-        -- What a stopped process locked in a transaction of its own would stay locked for ever.
-        perform pg_terminate_backend(a.pid) from pg_stat_activity a
-        where a.application_name = 'pgbus/' || to_hex(dead.id) and a.usename = current_user
-            and a.datname = current_database();
         service := dead.service;
         host := dead.host;
         pid := dead.pid;
@@ -95,6 +94,25 @@ begin
     perform pgbus.sweep_tails();
 end
 $function$;
+
+-- Those that were declared dead of late.
+create function pgbus.dead_workers() returns table (worker bigint, dead_at timestamptz)
+language sql stable set search_path = pg_catalog, pg_temp
+begin atomic
+    select w.id, w.dead_at from pgbus.worker w where w.dead_at is not null;
+end;
+
+-- End what is left of dead workers' sessions: what a stopped process locked in a transaction of its
+-- own would stay locked for ever. It has its caller's rights: each role ends its own.
+create function pgbus.end_sessions() returns bigint
+language sql set search_path = pg_catalog, pg_temp
+begin atomic
+    select count(pg_terminate_backend(a.pid))
+    from pgbus.dead_workers() d
+    join pg_stat_activity a on a.application_name = 'pgbus/' || to_hex(d.worker)
+    where a.usename = current_user and a.datname = current_database()
+        and a.backend_start < d.dead_at;
+end;
 
 -- Forget ids beyond their window (one batch; true where there may be more).
 create function pgbus.forget_published() returns boolean
@@ -161,6 +179,7 @@ declare
     s record;
     held boolean[];
 begin
+    perform pgbus.require_subscriptions(p_subscriptions);
     if p_sleep then
         held := array(
             select pg_try_advisory_lock(1885823605, x.id) from unnest(p_subscriptions) as x(id));
@@ -193,6 +212,7 @@ create function pgbus.known_elsewhere(p_subscription integer, p_worker bigint, p
 returns boolean
 language sql set search_path = pg_catalog, pg_temp
 begin atomic
+    select pgbus.require_subscriptions(array[p_subscription]);
     select exists (
         select from pgbus.worker_subscription d join pgbus.worker w on w.id = d.worker
         where d.subscription = p_subscription and w.id <> p_worker and w.dead_at is null

@@ -62,15 +62,31 @@ end;
 create function pgbus.idle(p_subscriptions integer[]) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp
 begin atomic
+    select pgbus.require_subscriptions(p_subscriptions);
     select not exists (
         select from unnest(p_subscriptions) as x(id) cross join lateral pgbus.counts(x.id) c
         where c.ready + c.in_flight + c.retrying > 0);
 end;
 
+create function pgbus.has_subscription(p_name text) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp
+return exists (select from pgbus.subscription s where s.name = p_name);
+
+-- Other queues than those of subscriptions are none of an operator's business.
+create function pgbus.require_name(p_name text) returns void
+language plpgsql stable set search_path = pg_catalog, pg_temp as $function$
+begin
+    if not pgbus.has_subscription(p_name) then
+        raise exception 'there is no such subscription' using errcode = 'undefined_object';
+    end if;
+end
+$function$;
+
 create function pgbus.dead_letters(p_name text, p_after bigint, p_limit integer)
 returns table (msg_id bigint, enqueued_at timestamptz, message text, headers text)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $function$
 begin
+    perform pgbus.require_name(p_name);
     return query execute format(
         'select d.msg_id, d.enqueued_at, pgbus.readable(d.message), pgbus.readable(d.headers) '
         'from pgmq.%I d where d.msg_id > $1 order by d.msg_id limit $2', 'q_' || p_name || '_dlq')
@@ -85,6 +101,7 @@ language plpgsql set search_path = pg_catalog, pg_temp as $function$
 declare
     moved bigint;
 begin
+    perform pgbus.require_name(p_name);
     execute format(
         'with chosen as ('
         ' select d.msg_id from pgmq.%2$I d where d.headers ? ''pgbus-dead'''
@@ -107,6 +124,7 @@ language plpgsql set search_path = pg_catalog, pg_temp as $function$
 declare
     dropped bigint;
 begin
+    perform pgbus.require_name(p_name);
     execute format('delete from pgmq.%I d where $1 is null or d.headers ->> ''id'' = any ($1)',
         'q_' || p_name || '_dlq') using p_ids;
     get diagnostics dropped = row_count;

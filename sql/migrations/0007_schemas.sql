@@ -90,6 +90,8 @@ create function pgbus.accept(
 ) returns void
 language sql set search_path = pg_catalog, pg_temp
 begin atomic
+    select pgbus.require_worker(p_worker);
+    select pgbus.require_subscriptions(p_subscriptions);
     update pgbus.worker set service_version = p_service_version where id = p_worker;
     insert into pgbus.accepted (worker, subscription, topic, version, fingerprint, document)
     select p_worker, x.subscription, x.topic, x.version, x.fingerprint, x.document::json

@@ -1,5 +1,5 @@
 -- name: exists
-select count(*) > 0 from pgbus.subscription where name = %s
+select pgbus.has_subscription(%s)
 
 -- name: page
 select msg_id, enqueued_at, message, headers from pgbus.dead_letters(%s, %s, %s)

@@ -23,10 +23,24 @@ create table if not exists pgbus.migration (
     checksum text not null,
     breaking boolean not null,
     applied_at timestamptz not null default clock_timestamp()
-)
+);
+-- What has been applied, for those who may not read the table.
+create or replace function pgbus.applied()
+returns table (number integer, name text, checksum text, breaking boolean)
+language sql stable security definer set search_path = pg_catalog, pg_temp
+begin atomic
+    select m.number, m.name, m.checksum, m.breaking from pgbus.migration m order by m.number;
+end;
+revoke all on function pgbus.applied() from public
 
 -- name: applied
-select number, name, checksum, breaking from pgbus.migration order by number
+select number, name, checksum, breaking from pgbus.applied()
+
+-- name: make_roles
+select role from pgbus.make_roles(%s) as made(role)
+
+-- name: keep_roles
+select pgbus.keep_roles()
 
 -- name: record
 insert into pgbus.migration (number, name, checksum, breaking) values (%s, %s, %s, %s)

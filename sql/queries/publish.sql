@@ -7,7 +7,7 @@ from pgbus.publish(
 
 -- name: put
 -- Null where what the publisher remembers holds no longer.
-select case when r.generation = %(generation)s::uuid then {calls} end from pgbus.routing r
+select case when r.generation = %(generation)s::uuid then {calls} end from pgbus.stamp r
 
 -- name: put_call
 {function}({bodies}::text[], {headers}::text[])

@@ -5,11 +5,7 @@ select pgbus.declare(%s, %s, %s)
 select unnest(pgbus.bind(%s, %s, %s))
 
 -- name: bindings
-select b.pattern, b.queue_name, m.subscription is not null
-from pgmq.topic_bindings b
-left join pgbus.subscription s on s.name = b.queue_name
-left join pgbus.binding m on m.subscription = s.id and m.pattern = b.pattern
-order by b.queue_name, b.pattern
+select pattern, queue, ours from pgbus.bindings()
 
 -- name: drop
 select pgbus.drop_subscription(%s, %s)

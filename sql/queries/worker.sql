@@ -12,6 +12,9 @@ select pgbus.stop_worker(%s)
 -- name: reap
 select service, host, pid, lanes from pgbus.reap()
 
+-- name: end_sessions
+select pgbus.end_sessions()
+
 -- name: forget
 select pgbus.forget(%s, %s::bigint[])
 

@@ -91,7 +91,7 @@ def test_install_prints_sql_without_a_database(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(done.stdout.encode())
     again = call(dsn, "install", "--json")
-    assert again.json == {"pgmq": "kept", "migrations": []}
+    assert again.json == {"pgmq": "kept", "migrations": [], "roles": []}
 
 
 def test_install_says_what_it_did(dsn: str) -> None:

@@ -145,23 +145,38 @@ def test_a_take_over_that_commits_while_the_acknowledgement_waits_wins(
     assert queue.ids() == [1]
 
 
-def test_an_acknowledgement_that_commits_while_the_take_over_waits_wins(
-    another: Another, connection: Connection, queue: Queue, aside: ThreadPoolExecutor
+def test_an_acknowledgement_that_commits_after_the_take_over_wins(
+    another: Another, connection: Connection, queue: Queue
 ) -> None:
     queue.send("k", "l")
     worker = Worker(another(), queue)
     acknowledged, held = worker.take().chunks
     worker.expire()
-    reaper = another()
     with worker.connection.transaction():
         assert worker.finish(acknowledged) == {acknowledged.lane}
-        reaping = aside.submit(run, reaper, workers.reap())
-        wait_until_blocked(connection, reaper)
-    reaping.result()
+        assert run(connection, workers.reap()) == [("test", "here", 1, 1)]
+        assert list(queue.leases()) == [acknowledged.lane]
+    assert run(connection, workers.reap()) == []
     [left] = [message.msg_id for message in held.messages]
     assert queue.ids() == [left]
     assert queue.leases() == {}
     assert list(queue.attempts()) == [left]
+
+
+def test_an_acknowledgement_that_rolls_back_after_the_take_over_is_buried_next(
+    another: Another, connection: Connection, queue: Queue
+) -> None:
+    """As of a stopped process, whose session is ended."""
+    queue.send("k")
+    worker = Worker(another(), queue)
+    [chunk] = worker.take().chunks
+    worker.expire()
+    with worker.connection.transaction(force_rollback=True):
+        assert worker.finish(chunk) == {chunk.lane}
+        assert run(connection, workers.reap()) == [("test", "here", 1, 0)]
+    assert queue.attempts() == {}
+    run(connection, workers.reap())
+    assert (queue.leases(), queue.attempts()) == ({}, {1: (0, 0, 1, 0)})
 
 
 def test_a_heartbeat_executed_in_time_but_committed_late_keeps_every_lease(
@@ -192,34 +207,19 @@ def test_a_heartbeat_after_death_says_so_and_brings_nothing_back(
     assert worker.finish(chunk) == set()
 
 
-def test_an_acknowledgement_and_a_burial_that_wait_for_each_other_come_to_an_end(
-    another: Another, connection: Connection, queue: Queue, aside: ThreadPoolExecutor
-) -> None:
-    """Whoever loses the deadlock tries again; nothing is done by half."""
+def test_a_burial_waits_for_nobody(another: Another, connection: Connection, queue: Queue) -> None:
+    """So it cannot deadlock with an acknowledgement, nor wait for a process that was stopped."""
     lower, upper = sorted(["a", "b"], key=queue.lane)
     queue.send(lower, upper)
-    worker, reaper, gate = Worker(another(), queue), another(), another()
-    chunks = worker.take(worker.wish(start=queue.lane(upper))).chunks + worker.take().chunks
-    assert len(chunks) == 2
+    worker, gate = Worker(another(), queue), another()
+    chunks = worker.take().chunks
     worker.expire()
-    for one in (worker.connection, reaper):
-        one.execute("set deadlock_timeout = '50ms'")
     with gate.transaction():
         gate.execute("select from pgbus.lease where lane = %s for update", (queue.lane(lower),))
-        reaping = aside.submit(run, reaper, workers.reap())
-        wait_until_blocked(connection, reaper)
-        settling = aside.submit(worker.finish, *chunks)
-        wait_until_blocked(connection, worker.connection)
-    failures = [one.exception() for one in (reaping, settling)]
-    assert all(isinstance(one, psycopg.errors.DeadlockDetected) for one in failures if one)
-    assert None in failures
-    owned = worker.finish(*chunks) if failures[1] else settling.result()
-    run(connection, workers.reap())
-    assert queue.leases() == {}
-    if owned:
-        assert (len(owned), queue.ids(), queue.attempts()) == (2, [], {})
-    else:
-        assert (queue.ids(), sorted(queue.attempts())) == ([1, 2], [1, 2])
+        assert run(connection, workers.reap()) == [("test", "here", 1, 1)]
+        assert list(queue.leases()) == [queue.lane(lower)]
+    assert worker.finish(*chunks) == {queue.lane(lower)}
+    assert (queue.ids(), list(queue.attempts()), queue.leases()) == ([2], [2], {})
 
 
 def test_two_reapers_at_once_bury_a_worker_once(

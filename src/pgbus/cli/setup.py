@@ -11,6 +11,7 @@ from pgbus.cli.loader import load_bus
 from pgbus.cli.logbook import Level, log_to_stderr
 from pgbus.cli.options import Dsn, Json, ModuleDsn, Target
 from pgbus.cli.printer import say, write_json
+from pgbus.model.names import ROLES, check_prefix
 from pgbus.store import migrate
 from pgbus.store.query import run as run_operation
 from pgbus.threads.link import connect, translated
@@ -32,16 +33,28 @@ def install(
             "database.",
         ),
     ] = False,
+    roles: Annotated[
+        bool,
+        typer.Option(
+            "--roles",
+            help="Also create the roles that are missing for those who may do only some of it, "
+            "one for each subscription among them.",
+        ),
+    ] = False,
+    role_prefix: Annotated[
+        str, typer.Option(metavar="NAME", help="What the names of the roles begin with.")
+    ] = ROLES,
     as_json: Json = False,
 ) -> None:
     """Create what pgmq and pgbus need in the database.
 
     Idempotent, and safe for many at once: run it with every deployment.
     """
+    prefix = check_prefix(role_prefix) if roles else None
     if show:
         if as_json:
             raise typer.BadParameter("--print prints SQL: leave --json out")
-        sys.stdout.writelines(migrate.script())
+        sys.stdout.writelines(migrate.script(roles=prefix))
         return
     with (
         open_bus(dsn) as bus,
@@ -49,13 +62,16 @@ def install(
         connect(bus.dsn, name="pgbus install") as connection,
         connection.transaction(),
     ):
-        done = run_operation(connection, migrate.install())
+        done = run_operation(connection, migrate.install(roles=prefix))
     if as_json:
         write_json(done)
         return
     say(f"pgmq   {_PGMQ[done.pgmq]}")
     names = ", ".join(done.migrations)
     say(f"pgbus  applied {names}" if names else "pgbus  is up to date")
+    if roles:
+        created = ", ".join(done.roles)
+        say(f"roles  created {created}" if created else "roles  are up to date")
 
 
 def declare(target: Target, dsn: ModuleDsn = None, as_json: Json = False) -> None:

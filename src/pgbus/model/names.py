@@ -7,15 +7,18 @@ room for ``_dlq`` and for the prefixes of the objects that pgbus makes for each 
 
 import re
 
-from pgbus.errors import InvalidName, InvalidTopic
+from pgbus.errors import ConfigurationError, InvalidName, InvalidTopic
 
 DEAD_LETTER_SUFFIX = "_dlq"
 TAIL_PREFIX = "pgbus_tail_"
 """What the temporary queues of ``pgbus tail`` begin with: they are nobody's subscriptions."""
 MAX_NAME = 43
 MAX_TOPIC = 255
+ROLES = "pgbus"
+"""What the names of roles begin with, unless somebody wants it otherwise."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,42}")
+_PREFIX = re.compile(r"[a-z][a-z0-9_]{0,7}")
 _TOPIC = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
 
@@ -42,6 +45,23 @@ def check_name(name: str) -> str:
             "queues of 'pgbus tail'"
         )
     return name
+
+
+def check_prefix(roles: bool | str) -> str | None:
+    """Return what the names of roles are to begin with; ``None`` where ``roles`` wants none.
+
+    Raises:
+        ConfigurationError: it is not ``[a-z][a-z0-9_]*``, or longer than 8 characters, so that a
+            subscription's name would not fit behind it.
+    """
+    if isinstance(roles, bool):
+        return ROLES if roles else None
+    if _PREFIX.fullmatch(roles) is None:
+        raise ConfigurationError(
+            f"the names of roles cannot begin with {roles!r}: use a lower-case letter, then "
+            "lower-case letters, digits or underscores, at most 8 characters"
+        )
+    return roles
 
 
 def check_topic(topic: str) -> str:

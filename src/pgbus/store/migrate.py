@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from pgbus.errors import IncompatibleDatabase, StoreError
-from pgbus.store.query import Operation, Query, ask, ask_one, nothing
+from pgbus.store.query import Operation, Query, ask, ask_one, nothing, text
 from pgbus.store.statements import Migration, migrations, statement
 
 OLDEST_PGMQ = "1.11"
@@ -46,6 +46,8 @@ class Installed:
     """``extension``, ``sql`` or ``kept``."""
     migrations: tuple[str, ...]
     """The names of the migrations that it applied."""
+    roles: tuple[str, ...]
+    """The names of the roles that it created."""
 
 
 def _script(text: str) -> Query[None]:
@@ -54,8 +56,14 @@ def _script(text: str) -> Query[None]:
 
 def install(
     pgmq_sql: Callable[[], str] = pgmq.install.get_embedded_install_sql,
+    *,
+    roles: str | None = None,
 ) -> Operation[Installed]:
     """Install pgmq and pgbus, in the caller's transaction; idempotent.
+
+    Parameters:
+        roles: what the names of the roles begin with that are to be created; ``None`` creates
+            none, and lets those that there are have what new migrations bring.
 
     Raises:
         IncompatibleDatabase: the database has a pgmq older than 1.11, a pgbus schema that this
@@ -75,7 +83,12 @@ def install(
     for migration in missing:
         yield from ask(_script(migration.text))
         yield from ask(Query(statement("migrate", "record"), _record(migration), nothing))
-    return Installed(kind, tuple(migration.name for migration in missing))
+    made: list[str] = []
+    if roles is None:
+        yield from ask(Query(statement("migrate", "keep_roles"), (), nothing))
+    else:
+        made = yield from ask(Query(statement("migrate", "make_roles"), (roles,), text))
+    return Installed(kind, tuple(migration.name for migration in missing), tuple(made))
 
 
 def _install_pgmq(found: Found, pgmq_sql: Callable[[], str]) -> Operation[str]:
@@ -138,7 +151,7 @@ def check() -> Operation[None]:
     """
     try:
         applied = yield from ask(Query(statement("migrate", "applied"), (), Applied))
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+    except (psycopg.errors.UndefinedFunction, psycopg.errors.InvalidSchemaName) as error:
         raise StoreError(NOT_INSTALLED) from error
     missing = pending(applied)
     if missing:
@@ -154,8 +167,16 @@ NOT_INSTALLED = (
 )
 
 
-def script(pgmq_sql: Callable[[], str] = pgmq.install.get_embedded_install_sql) -> Iterator[str]:
-    """Yield the SQL of a whole installation, for those who run migrations themselves."""
+def script(
+    pgmq_sql: Callable[[], str] = pgmq.install.get_embedded_install_sql,
+    *,
+    roles: str | None = None,
+) -> Iterator[str]:
+    """Yield the SQL of a whole installation, for those who run migrations themselves.
+
+    Parameters:
+        roles: see :func:`install`.
+    """
     yield (
         "-- pgmq: where the server offers the extension, run CREATE EXTENSION pgmq instead; where "
         f"pgmq {OLDEST_PGMQ} or newer exists already, leave this part out.\n"
@@ -169,4 +190,7 @@ def script(pgmq_sql: Callable[[], str] = pgmq.install.get_embedded_install_sql) 
             "insert into pgbus.migration (number, name, checksum, breaking) values ({});\n"
         )
         yield insert.format(values).as_string()
+    if roles is not None:
+        make = sql.SQL("\n-- roles\nselect pgbus.make_roles({});\n")
+        yield make.format(sql.Literal(roles)).as_string()
     yield "commit;\n"

@@ -61,8 +61,10 @@ def stop(worker: int) -> Operation[None]:
 
 
 def reap() -> Operation[list[Reaped]]:
-    """Declare silent workers dead and let go of their keys."""
-    return (yield from ask(Query(statement("worker", "reap"), (), Reaped)))
+    """Declare silent workers dead, let go of their keys, and end what is left of their sessions."""
+    reaped = yield from ask(Query(statement("worker", "reap"), (), Reaped))
+    yield from ask(Query(statement("worker", "end_sessions"), (), nothing))
+    return reaped
 
 
 def forget(worker: int, tokens: Sequence[int]) -> Operation[int]:
