@@ -92,6 +92,14 @@ def test_github_webhooks(start: Start, shared_data: Path) -> None:
     assert output == "205 of 205 webhooks received, 0 differ\n"
 
 
+def test_github_activity(start: Start, shared_data: Path) -> None:
+    output = finish(start("github_activity", str(shared_data / "github-webhooks.jsonl.gz")))
+    *lines, others, pushers = output.splitlines()
+    assert "Codertocat/Hello-World: Codertocat opened pull request 2" in lines
+    assert others == f"and {205 - len(lines)} others"
+    assert "pushed" in pushers
+
+
 def test_orders_reach_the_consumers_once_and_in_order(start: Start, dsn: str) -> None:
     """Two consumers; one is stopped amid the orders, and another takes its place."""
     consumers = [start("order_consumer"), start("order_consumer")]
