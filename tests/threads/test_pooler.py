@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pgbus import Bus, ConfigurationError, Context, Event
 from pgbus.threads import fetcher
 from tests.cli.command import pgbus
 from tests.servers.account import NAMESPACE
+from tests.threads.asleep import sleepers
 from tests.waiting import eventually
 
 PORT = 6432
@@ -154,15 +156,8 @@ def test_with_a_direct_dsn_it_is_woken(make_pooled: Callable[..., Bus], bus_dsn:
     def on_order(event: Created) -> None:
         handled.set()
 
-    def asleep() -> bool:
-        with psycopg.connect(bus_dsn) as connection:
-            count = connection.execute(
-                "select count(*) from pg_locks where locktype = 'advisory' and objsubid = 2"
-            ).fetchone()
-        return count == (1,)
-
     with bus.running():
-        eventually(asleep)
+        eventually(partial(sleepers, bus_dsn))
         bus.publish(Created(order="a", n=1))
         assert handled.wait(10)
 
