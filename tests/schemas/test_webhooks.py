@@ -96,12 +96,23 @@ def test_what_github_leaves_out_or_nulls_is_no_fault() -> None:
     repository = {"id": 2, "name": "a", "full_name": "o/a", "owner": user}
     branch = {"ref": "main", "sha": "0f", "user": None, "repo": None}
     pull_request = {
-        "id": 3, "number": 7, "title": "t", "head": branch, "base": branch,
-        "body": None, "user": None, "merged": None, "requested_reviewers": [{"id": 9}],
+        "id": 3,
+        "number": 7,
+        "title": "t",
+        "head": branch,
+        "base": branch,
+        "body": None,
+        "user": None,
+        "merged": None,
+        "requested_reviewers": [{"id": 9}],
     }
     payload = {
-        "action": "opened", "number": 7, "pull_request": pull_request,
-        "repository": repository, "sender": user, "unheard_of": {"a": [1]},
+        "action": "opened",
+        "number": 7,
+        "pull_request": pull_request,
+        "repository": repository,
+        "sender": user,
+        "unheard_of": {"a": [1]},
     }
     event = msgspec.convert(payload, PullRequestOpened)
     assert check_same(event, payload, "") > 20

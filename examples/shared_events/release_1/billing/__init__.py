@@ -1,0 +1,1 @@
+"""The service that writes bills, and subscribes."""
