@@ -194,10 +194,17 @@ class PostgresInstance(Server):
         account = account_for(self.bin_dir, folder)
         account.give(folder)
         account.give(data)
+        self._fill(account, folder, data)
+        self._account = account
+        return account
+
+    def _fill(self, account: Account, folder: Path, data: Path) -> None:
+        """Make the cluster's data."""
         password_file = folder / "password"
         password_file.write_text(self._password)
         account.give(password_file)
-        command = account.command(
+        self._run(
+            account,
             "initdb",
             f"--pgdata={data}",
             "--username=postgres",
@@ -208,9 +215,12 @@ class PostgresInstance(Server):
             "--locale=C",
             "--no-sync",
         )
+
+    def _run(self, account: Account, program: str, *arguments: str) -> None:
+        """Run a program of PostgreSQL to its end."""
         made = subprocess.run(
-            command,
-            cwd=folder,
+            account.command(program, *arguments),
+            cwd=self.folder,
             env=environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -219,9 +229,7 @@ class PostgresInstance(Server):
             **account.options,
         )
         if made.returncode != 0:
-            raise NoServerError(f"initdb failed:\n{made.stdout}")
-        self._account = account
-        return account
+            raise NoServerError(f"{program} failed:\n{made.stdout}")
 
     def _answers(self, account: Account, command: list[str], deadline: float) -> bool:
         """Start the postmaster; False if it ends, or the deadline passes, before it answers."""
