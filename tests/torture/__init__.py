@@ -8,6 +8,7 @@
 ``checker``     every law at once, and the figures
 ``schedule``    which fault comes when: a pure function of the seed
 ``supervisor``  runs the server, the proxies, the processes, and the faults
+``run``         one run from its server's start to the verdict
 ``publishers``  ``workers``  ``behaviour``: the processes
 ``mutants``     broken buses that the checker must catch
 """

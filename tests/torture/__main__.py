@@ -1,29 +1,30 @@
 """``python -m tests.torture``: exit code 0 where the bus held, 1 where it broke a promise."""
 
 import random
-import shutil
-import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from tests.torture.checker import judge
 from tests.torture.mutants import MUTANTS
-from tests.torture.report import Report, as_json, show
+from tests.torture.report import as_json, show
+from tests.torture.run import run
 from tests.torture.schedule import KINDS, plan, read_mix
-from tests.torture.stage import Stage
-from tests.torture.supervisor import Plan, Supervisor
+from tests.torture.supervisor import Plan
 
 
 def torture(
     duration: Annotated[float, typer.Option(help="Seconds of faults.", min=5)] = 60.0,
     seed: Annotated[int | None, typer.Option(help="Of the schedule; random if left out.")] = None,
-    processes: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 4,
+    processes: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 5,
     publishers: Annotated[int, typer.Option(help="Publisher processes.", min=1)] = 4,
     keys: Annotated[int, typer.Option(help="Keys that order events.", min=1)] = 80,
-    rate: Annotated[float, typer.Option(help="Events a second.", min=1)] = 520.0,
+    events: Annotated[
+        int,
+        typer.Option(help="Go on, for half as long again at most, until so many are published."),
+    ] = 0,
+    rate: Annotated[float, typer.Option(help="Events a second, at most.", min=1)] = 1000.0,
     lease: Annotated[float, typer.Option(help="Seconds.", min=0.5)] = 1.5,
     faults: Annotated[
         str,
@@ -53,15 +54,19 @@ def torture(
     console = Console()
     if not json:
         console.print(f"Seed {seed}: {duration:g} s of faults begin.")
-    began = time.monotonic()
-    asked = Plan(seed, duration, processes, publishers, keys, rate, mix, mutant)
-    with Stage(bin_dir=pg_bin, lease=lease, mutant=mutant) as stage:
-        try:
-            history = Supervisor(stage, asked).run()
-        finally:
-            if keep is not None:
-                shutil.copytree(stage.folder, keep, dirs_exist_ok=True)
-    report = Report(seed, duration, time.monotonic() - began, mutant, judge(history))
+    asked = Plan(
+        seed=seed,
+        duration=duration,
+        events=events,
+        workers=processes,
+        publishers=publishers,
+        keys=keys,
+        rate=rate,
+        lease=lease,
+        mix=mix,
+        mutant=mutant,
+    )
+    report = run(asked, bin_dir=pg_bin, keep=keep)
     if json:
         print(as_json(report))
     else:

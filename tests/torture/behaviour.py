@@ -21,9 +21,8 @@ TIMEOUT = 1.5
 """Seconds that one call may take."""
 ATTEMPTS = 4
 
-HARMLESS = {"ok": 0.918, "slow": 0.03, "follow": 0.035, "fail": 0.014, "reject": 0.003}
-HARMFUL = {"hang": 0.0008, "gil": 0.0006, "exit": 0.0004, "poison": 0.0001}
-"""How likely events are to make their handlers do what."""
+HARMLESS = {"ok": 0.934, "slow": 0.02, "follow": 0.035, "fail": 0.009, "reject": 0.002}
+"""How likely events are to make their handlers do what; what does harm, the schedule plans."""
 
 _holding_the_gil = ctypes.PyDLL(None)  # unlike CDLL, it keeps the lock during the call
 

@@ -12,6 +12,8 @@ from tests.torture.records import Begin, End, Fault, Told
 DISRUPTIVE = ("kill", "stop", "terminate", "cut", "delay", "stall", "lost reply", "postmaster")
 """Faults after which a process that survives has to find its way back."""
 
+RAISED = ("fail", "reject")
+
 
 @dataclass
 class Verdict:
@@ -41,7 +43,9 @@ class Verdict:
 
     @property
     def injected(self) -> int:
-        return sum(self.faults.values())
+        """How often a process, a connection or the server was struck; that a handler raises, as
+        many an event asks it to, is not counted."""
+        return sum(count for kind, count in self.faults.items() if kind not in RAISED)
 
 
 def check(history: History) -> list[Violation]:
@@ -97,12 +101,14 @@ def _recoveries(history: History, faults: list[Fault]) -> Iterator[tuple[str, fl
     struck = [
         (one.at, pid) for one in faults if one.kind in (*DISRUPTIVE, "term") for pid in one.pids
     ]
+    # After a restart of the server everybody gets a lease more to come back.
+    restarts = [one.until for one in faults if one.kind == "postmaster"]
     for fault in faults:
         for pid in fault.pids:
             if fault.kind == "term":
                 yield fault.kind, (fault.until - fault.at) / 1e9
             elif fault.kind in ("kill", "exit"):
-                if pid in died:
+                if pid in died and not any(fault.at < at < died[pid] * 1e9 for at in restarts):
                     yield fault.kind, died[pid] - fault.at / 1e9
             elif fault.kind in DISRUPTIVE:
                 back = min((at for at in works.get(pid, []) if at > fault.until), default=None)

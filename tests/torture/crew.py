@@ -10,7 +10,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from tests.torture.publishers import WAYS, Errand, publish
-from tests.torture.records import Fault, Log, now
+from tests.torture.records import Broken, Fault, Log, now
 from tests.torture.stage import Stage
 from tests.torture.workers import Post, work
 
@@ -18,7 +18,10 @@ _forks = multiprocessing.get_context("forkserver")
 # Imports done once: a worker that was killed is back in some 20 ms.
 _forks.set_forkserver_preload(["tests.torture.publishers", "tests.torture.workers"])
 
-SHARES = {"many": 7.0, "long": 1.0, "cut": 1.0}
+EXPECTED = {0, 3, 4, -signal.SIGKILL, -signal.SIGTERM}
+"""How a process may end: by a SIGTERM (before it listens to it, too), by a handler that exits, and
+by SIGKILL."""
+SHARES = {"many": 4.0, "long": 1.0, "cut": 1.0}
 """Of the events: plain batches carry most of the load."""
 
 
@@ -57,7 +60,8 @@ class Crew:
     seed: int
     keys: int
     rate: float
-    calm_at: int
+    harms: list[list[tuple[int, str]]]
+    """For each publisher, when (monotonic nanoseconds) it publishes what does which harm."""
     late: bool = False
     workers: list[Member] = field(default_factory=list)
     publishers: list[Member] = field(default_factory=list)
@@ -96,7 +100,8 @@ class Crew:
             output=self._output(f"publisher-{number}"),
             keys=self.keys,
             rate=self.rate * SHARES[way] / self._shares,
-            calm_at=self.calm_at,
+            dam=self.stage.dam,
+            harms=[harm for harm in self.harms[number] if harm[0] > now()],
         )
         return Member(self._start(publish, errand), proxied)
 
@@ -113,15 +118,24 @@ class Crew:
         """Put others in the place of those that died."""
         for number, member in enumerate(self.workers):
             if not member.process.is_alive():
+                self._look_at("worker", member)
                 self.workers[number] = self._worker(number)
         for number, member in enumerate(self.publishers):
             if not member.process.is_alive():
+                self._look_at("publisher", member)
                 self.publishers[number] = self._publisher(number)
         for member in list(self.leaving):
             if not member.process.is_alive():
                 self.leaving.remove(member)
+                self._look_at("worker", member)
                 assert member.asked_at is not None
                 self.log.write(Fault("term", member.asked_at, now(), [member.pid]))
+
+    def _look_at(self, role: str, member: Member) -> None:
+        """Note a process that ended as nobody wanted."""
+        code = member.process.exitcode
+        if code is not None and code not in EXPECTED:
+            self.log.write(Broken(role, member.pid, code))
 
     def fit_workers(self) -> list[Member]:
         return [member for member in self.workers if member.fit]
@@ -139,6 +153,8 @@ class Crew:
         for member in self.publishers:
             member.send(signal.SIGTERM)
         _join(self.publishers, timeout)
+        for member in self.publishers:
+            self._look_at("publisher", member)
         self.publishers = []
 
     def dismiss_workers(self, timeout: float) -> None:
@@ -146,6 +162,8 @@ class Crew:
         for member in everybody:
             member.send(signal.SIGTERM)
         _join(everybody, timeout)
+        for member in everybody:
+            self._look_at("worker", member)
         self.workers, self.leaving = [], []
 
     def end(self) -> None:

@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 from tests.torture.audit import Effect, Lease, Row, Stored
 from tests.torture.records import (
     Begin,
+    Broken,
     Declared,
     End,
     Fate,
@@ -68,7 +69,6 @@ class History:
     drained: bool = True
     clock: float = 0.0
     """The epoch minus the monotonic clock, in seconds."""
-    notes: list[str] = field(default_factory=list)
 
     @cached_property
     def published(self) -> dict[str, Published]:
@@ -87,6 +87,10 @@ class History:
     @cached_property
     def declared(self) -> list[Declared]:
         return [one for one in self.records if isinstance(one, Declared)]
+
+    @cached_property
+    def broken(self) -> list[Broken]:
+        return [one for one in self.records if isinstance(one, Broken)]
 
     @cached_property
     def transactional(self) -> set[str]:

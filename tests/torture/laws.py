@@ -38,6 +38,10 @@ def loss(history: History) -> Iterator[Violation]:
             yield Violation("L", f"{uid} appeared in {sorted(strangers)}; nobody published it")
     if not history.drained:
         yield Violation("B", f"the bus did not come to rest: {len(history.left)} events wait")
+    for broken in history.broken:
+        yield Violation(
+            "B", f"{broken.role} {broken.pid} ended by itself, with the exit code {broken.code}"
+        )
 
 
 def _seen(history: History) -> dict[str, set[str]]:

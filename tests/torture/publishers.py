@@ -21,14 +21,16 @@ import psycopg
 
 from pgbus import Bus, Outgoing, PgbusError, StoreError
 from tests.proxy import FaultProxy
-from tests.torture.behaviour import DEED, HARMFUL, HARMLESS, WORK
+from tests.torture.behaviour import DEED, HARMLESS, WORK
 from tests.torture.records import Fate, Fault, Intent, Log, Message, Outcome, now
 from tests.torture.workers import settle_in
 
-WAYS = ("many", "long", "cut", "long")
+WAYS = ("many", "long", "cut", "many")
 SHARE_OF_DEEDS = 0.2
 KEYLESS = 0.05
 ROLLED_BACK = 0.2
+DAMMED = 0.02
+"""Seconds until a publisher looks again whether there is room."""
 MOST_BEHIND = 5.0
 """Seconds of its rate that a publisher catches up with."""
 SPOILED = 0.4
@@ -46,9 +48,11 @@ class Errand(NamedTuple):
     output: Path
     keys: int
     rate: float
-    """Events a second."""
-    calm_at: int
-    """From this moment (monotonic nanoseconds) on, events do their handlers no harm."""
+    """Events a second, at most."""
+    dam: Path
+    """While this file is there, enough waits to be handled."""
+    harms: list[tuple[int, str]]
+    """When (monotonic nanoseconds) to publish an event that makes its handler do what."""
 
 
 def publish(errand: Errand) -> None:
@@ -66,7 +70,8 @@ def publish(errand: Errand) -> None:
             # What was missed while the server was away is caught up with, up to a limit.
             due = max(due, time.monotonic() - MOST_BEHIND)
             due += publisher.once() / errand.rate
-            stop.wait(due - time.monotonic())
+            while not stop.wait(max(0.0, due - time.monotonic())) and errand.dam.exists():
+                due = time.monotonic() + DAMMED
 
 
 def _publisher(errand: Errand, log: Log) -> "Publisher":
@@ -85,6 +90,7 @@ class Publisher:
         self.random = random.Random(errand.seed)
         self.bus = Bus(errand.dsn, service="torture")
         self._batches = itertools.count(1)
+        self._harms = [*errand.harms]
 
     def close(self) -> None:
         self.bus.close()
@@ -98,8 +104,9 @@ class Publisher:
         return batch, [self._message(f"{batch}.{place}") for place in range(size)]
 
     def _message(self, uid: str) -> Message:
-        hows = HARMLESS if now() > self.errand.calm_at else HARMLESS | HARMFUL
-        how = self.random.choices([*hows], [*hows.values()])[0]
+        how = self.random.choices([*HARMLESS], [*HARMLESS.values()])[0]
+        if self._harms and self._harms[0][0] <= now():
+            _, how = self._harms.pop(0)
         topic = DEED if self.random.random() < SHARE_OF_DEEDS else WORK
         key = None
         if self.random.random() > KEYLESS:

@@ -86,7 +86,15 @@ class Declared(msgspec.Struct, tag="declared", array_like=True, frozen=True):
     at: int
 
 
-Record = Intent | Outcome | Begin | End | Told | Fault | Declared
+class Broken(msgspec.Struct, tag="broken", array_like=True, frozen=True):
+    """A process of ours ended with an error of its own."""
+
+    role: str
+    pid: int
+    code: int
+
+
+Record = Intent | Outcome | Begin | End | Told | Fault | Declared | Broken
 
 
 class Log:

@@ -55,7 +55,7 @@ def show(report: Report, console: Console) -> None:
         ("workers declared dead", verdict.deaths),
         ("fenced settlements", verdict.fenced),
         ("told to on_error", told),
-        ("faults", verdict.injected),
+        ("faults, but for handlers that raise", verdict.injected),
         ("seconds in all", f"{report.seconds:.0f}"),
     ):
         table.add_row(name, str(value))

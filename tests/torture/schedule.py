@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 KINDS: dict[str, int] = {
     "kill": 5,  # SIGKILL of a worker
-    "stop": 11,  # SIGSTOP beyond its lease, then SIGCONT
+    "stop": 8,  # SIGSTOP beyond its lease, then SIGCONT
     "term": 4,  # SIGTERM, and another in its place
     "publisher": 3,  # SIGKILL of a publisher
     "terminate": 24,  # pg_terminate_backend of one to three
@@ -14,9 +14,19 @@ KINDS: dict[str, int] = {
     "delay": 10,  # … is slow
     "stall": 6,  # … relays nothing
     "lost reply": 18,  # … loses the reply to whatever is asked next
+    "hang": 5,  # a handler that outlasts its timeout
+    "gil": 2,  # … holds the interpreter's lock beyond the lease
+    "exit": 2,  # … ends its process, the first two times that it gets the event
+    "poison": 1,  # … ends its process each time
 }
 """How often each comes, compared with the others."""
-A_SECOND = 5.0
+HARMS = ("hang", "gil", "exit", "poison")
+"""Those that come as an event which asks its handler for it."""
+CALM_AT = 0.85
+"""The share of a run after which no event does harm: its consequences take a while."""
+A_SECOND = 6.0
+OVERTIME = 0.5
+"""How much longer, at most, a run goes on for a number of events to be reached."""
 POSTMASTER = "postmaster"
 POSTMASTER_EVERY = 15.0
 """Seconds between two kills of the postmaster, which come by the clock and not by chance."""
@@ -55,11 +65,17 @@ def plan(seed: int, duration: float, mix: Mapping[str, int] | None = None) -> li
         ]
     if any(weights.values()):
         kinds = dice.choices([*weights], [*weights.values()], k=int(duration * A_SECOND))
-        found += [
-            Planned(dice.uniform(1.0, max(1.0, duration)), kind, dice.random(), dice.random())
-            for kind in kinds
-        ]
+        for kind in kinds:
+            latest = duration * (CALM_AT if kind in HARMS else 1.0)
+            moment = dice.uniform(min(1.0, latest), latest)
+            found.append(Planned(moment, kind, dice.random(), dice.random()))
     return sorted(found)
+
+
+def overtime(seed: int, duration: float, mix: Mapping[str, int] | None = None) -> list[Planned]:
+    """Return the faults of the time that a run of ``duration`` may go on: half of it again."""
+    more = plan(seed + 1, duration * OVERTIME, mix)
+    return [one._replace(at=one.at + duration) for one in more]
 
 
 def read_mix(text: str) -> dict[str, int]:

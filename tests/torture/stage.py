@@ -34,6 +34,7 @@ class Stage:
         self.folder = Path(tempfile.mkdtemp(prefix="pgbus-torture-"))
         self.log_file = self.folder / "log"
         self.log = Log(self.log_file)
+        self.dam = self.folder / "dam"
         self.server = PostgresInstance(bin_dir or embedded_bin_dir())
         self._mutant = mutant
         self._open = ExitStack()
@@ -98,11 +99,18 @@ class Stage:
         transactional = name in (LEDGER, FOLLOW)
         self.log.write(Declared(name, TOPICS[name], transactional, began, bound))
 
-    def at_rest(self, connection: Connection) -> bool:
-        """Whether no event waits anywhere."""
-        waiting = audit.stored(connection, dead=False)
+    def waiting(self, connection: Connection) -> tuple[int, int]:
+        """How many events wait in the queue of most, and how many ever got a number in it."""
+        [(count, last)] = connection.execute(
+            f"select count(*), (select last_value from pgmq.q_{PLAIN}_msg_id_seq) "
+            f"from pgmq.q_{PLAIN}"
+        ).fetchall()
+        return int(count), int(last)
+
+    def unfinished(self, connection: Connection) -> int:
+        """How many events wait anywhere."""
         [(scheduled,)] = connection.execute("select count(*) from pgbus.scheduled").fetchall()
-        return not waiting and not scheduled
+        return len(audit.stored(connection, dead=False)) + int(scheduled)
 
     def leases_at_rest(self, connection: Connection) -> list[Lease]:
         """What stays leased although there is nothing to handle."""

@@ -1,7 +1,7 @@
 """A run: it starts everything, lets the faults come, waits for the bus to come to rest, and tells.
 
-The bus is at rest when every event is handled or a dead letter; what still waits, or is leased,
-after DRAIN seconds without a fault is what the checker is told was left.
+The bus is at rest when every event is handled or a dead letter. What still waits, or is leased,
+DRAIN seconds after the last fault, or STUCK seconds after the last progress, is what was left.
 """
 
 import contextlib
@@ -9,9 +9,10 @@ import heapq
 import itertools
 import signal
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import psycopg
 
@@ -19,13 +20,22 @@ from tests.torture.audit import Connection
 from tests.torture.crew import Crew, Member
 from tests.torture.history import History
 from tests.torture.records import Fault, now
-from tests.torture.schedule import Planned, plan
+from tests.torture.schedule import HARMS, OVERTIME, Planned, overtime
+from tests.torture.schedule import plan as schedule
 from tests.torture.stage import Stage
 
 LATE_AT = 0.3
-CALM_AT = 0.85
-"""Shares of a run: when a subscription joins, and from when on events do no harm."""
+"""The share of a run after which a subscription joins."""
+FULL, ROOM = 1_200, 800
+"""Events that wait in the busiest queue: with more than FULL, publishers pause until ROOM is made.
+However slow the machine is, the bus is under load and not overrun."""
+STORED_MORE = 1.15
+"""Of what was stored, some was rolled back."""
+GAUGE = 0.2
+"""Seconds between two looks at that."""
 DRAIN = 60.0
+STUCK = 20.0
+"""Seconds of that without an event the fewer."""
 LEAVE = 20.0
 """Seconds that processes get to end when they are asked to."""
 
@@ -35,13 +45,31 @@ class Plan:
     """What a run is asked to be."""
 
     seed: int
-    duration: float
-    workers: int
-    publishers: int
-    keys: int
-    rate: float
-    mix: Mapping[str, int]
-    mutant: str | None
+    duration: float = 60.0
+    """Seconds."""
+    events: int = 0
+    """Where fewer were published in that time, it goes on a while; see OVERTIME."""
+    workers: int = 5
+    publishers: int = 4
+    keys: int = 80
+    rate: float = 1_000.0
+    """Events a second, at most."""
+    lease: float = 1.5
+    """Seconds."""
+    mix: Mapping[str, int] = field(default_factory=dict)
+    """See :func:`tests.torture.schedule.plan`."""
+    mutant: str | None = None
+
+
+class Entry(NamedTuple):
+    """Something to do at a moment of the run."""
+
+    at: float
+    number: int
+    """Keeps those of one moment apart."""
+    action: Callable[[], None]
+    ends: bool
+    """Whether it ends a fault: then it is done, even if the run is over before."""
 
 
 class Supervisor:
@@ -51,6 +79,9 @@ class Supervisor:
         self._stage = stage
         self._plan = plan
         self._began = time.monotonic()
+        self._schedule = schedule(plan.seed, plan.duration, plan.mix)
+        if plan.events:
+            self._schedule += overtime(plan.seed, plan.duration, plan.mix)
         self._crew = Crew(
             stage,
             stage.log,
@@ -58,17 +89,20 @@ class Supervisor:
             plan.seed,
             plan.keys,
             plan.rate,
-            calm_at=now() + int(plan.duration * CALM_AT * 1e9),
+            _harms(self._schedule, plan.publishers),
         )
-        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._looked_at = 0.0
+        self._stored = 0
+        self._agenda: list[Entry] = []
         self._numbers = itertools.count()
 
     def run(self) -> History:
         try:
             self._crew.hire(self._plan.workers, self._plan.publishers)
             self._began = time.monotonic()
-            for planned in plan(self._plan.seed, self._plan.duration, self._plan.mix):
-                self._at(planned.at, partial(self._inject, planned))
+            for planned in self._schedule:
+                if planned.kind not in HARMS:
+                    self._at(planned.at, partial(self._inject, planned))
             self._at(self._plan.duration * LATE_AT, self._join_late)
             self._follow_agenda()
             self._crew.dismiss_publishers(LEAVE)
@@ -80,28 +114,56 @@ class Supervisor:
         finally:
             self._crew.end()
 
-    def _at(self, moment: float, action: Callable[[], None]) -> None:
-        heapq.heappush(self._agenda, (moment, next(self._numbers), action))
+    def _at(self, moment: float, action: Callable[[], None], *, ends: bool = False) -> None:
+        heapq.heappush(self._agenda, Entry(moment, next(self._numbers), action, ends))
 
     @property
     def _elapsed(self) -> float:
         return time.monotonic() - self._began
 
     def _follow_agenda(self) -> None:
-        while self._agenda or self._elapsed < self._plan.duration:
+        while not self._over():
             self._crew.tend()
-            while self._agenda and self._agenda[0][0] <= self._elapsed:
-                heapq.heappop(self._agenda)[2]()
-            due = self._agenda[0][0] if self._agenda else self._plan.duration
+            self._regulate()
+            while self._agenda and self._agenda[0].at <= self._elapsed:
+                heapq.heappop(self._agenda).action()
+            due = self._agenda[0].at if self._agenda else self._elapsed + 1.0
             time.sleep(min(0.05, max(0.0, due - self._elapsed)))
+        self._agenda = [entry for entry in self._agenda if entry.ends]
+        while self._agenda:
+            entry = heapq.heappop(self._agenda)
+            time.sleep(max(0.0, entry.at - self._elapsed))
+            entry.action()
+
+    def _over(self) -> bool:
+        if self._elapsed < self._plan.duration:
+            return False
+        enough = self._stored >= self._plan.events * STORED_MORE
+        return enough or self._elapsed >= self._plan.duration * (1 + OVERTIME)
+
+    def _regulate(self) -> None:
+        """Let the publishers pause where the bus does not keep up."""
+        if time.monotonic() < self._looked_at + GAUGE:
+            return
+        self._looked_at = time.monotonic()
+        with contextlib.suppress(psycopg.Error), self._stage.connection() as connection:
+            waiting, self._stored = self._stage.waiting(connection)
+            if waiting > FULL:
+                self._stage.dam.touch()
+            elif waiting < ROOM:
+                self._stage.dam.unlink(missing_ok=True)
 
     def _drain(self) -> bool:
-        deadline = time.monotonic() + DRAIN
+        began = changed = time.monotonic()
+        fewest = None
         with self._stage.connection() as connection:
-            while time.monotonic() < deadline:
+            while time.monotonic() < min(began + DRAIN, changed + STUCK):
                 self._crew.tend()
-                if self._stage.at_rest(connection):
+                waiting = self._stage.unfinished(connection)
+                if not waiting:
                     return True
+                if fewest is None or waiting < fewest:
+                    fewest, changed = waiting, time.monotonic()
                 time.sleep(0.2)
         return False
 
@@ -145,7 +207,7 @@ class Supervisor:
             victim.send(signal.SIGCONT)
             self._note("stop", at, [victim.pid])
 
-        self._at(self._elapsed + self._stage.lease + 0.4 + planned.size, resume)
+        self._at(self._elapsed + self._stage.lease + 0.4 + planned.size, resume, ends=True)
 
     def _term(self, planned: Planned) -> None:
         victim = self._victim(planned)
@@ -196,10 +258,10 @@ class Supervisor:
             self._note("lost reply", at, [])
         elif planned.kind == "delay":
             proxy.delay = 0.01 + 0.05 * planned.size
-            self._at(self._elapsed + 0.4, over)
+            self._at(self._elapsed + 0.4, over, ends=True)
         else:
             proxy.stall()
-            self._at(self._elapsed + 0.2 + 1.5 * planned.size, over)
+            self._at(self._elapsed + 0.2 + 1.5 * planned.size, over, ends=True)
 
     def _join_late(self) -> None:
         """A subscription is declared, and rolling restarts bring workers that serve it."""
@@ -208,6 +270,17 @@ class Supervisor:
         for number in range(0, len(self._crew.workers), 2):
             if self._crew.workers[number].fit:
                 self._crew.dismiss(number)
+
+
+def _harms(schedule: Sequence[Planned], publishers: int) -> list[list[tuple[int, str]]]:
+    """Share out, among the publishers, the faults that come as events."""
+    shares: list[list[tuple[int, str]]] = [[] for _ in range(publishers)]
+    begin = now()
+    for one in schedule:
+        if one.kind in HARMS:
+            share = shares[int(one.pick * publishers)]
+            share.append((begin + int(one.at * 1e9), one.kind))
+    return shares
 
 
 def _sessions(connection: Connection) -> list[tuple[int, int | None]]:
