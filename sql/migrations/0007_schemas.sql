@@ -13,7 +13,7 @@ create table pgbus.event_type (
     primary key (topic, version)
 );
 
--- Which services publish it. Written when a process first publishes a type, never by the hot path.
+-- Which services publish it. Written when a process first publishes a type, and once an hour.
 create table pgbus.publisher (
     topic text not null,
     version integer not null,
@@ -21,6 +21,7 @@ create table pgbus.publisher (
     service_version text not null,      -- '' where it says none
     host text not null,
     fingerprint text not null,
+    downcasts integer[] not null,       -- the earlier versions that are sent along
     last_seen timestamptz not null,
     primary key (topic, version, service, service_version, host)
 );
@@ -71,16 +72,17 @@ $function$;
 -- Note that a service publishes a type.
 create function pgbus.record_publisher(
     p_topic text, p_version integer, p_service text, p_service_version text, p_host text,
-    p_fingerprint text
+    p_fingerprint text, p_downcasts integer[]
 ) returns void
 language sql set search_path = pg_catalog, pg_temp
 begin atomic
     insert into pgbus.publisher
-        (topic, version, service, service_version, host, fingerprint, last_seen)
-    values (p_topic, p_version, p_service, p_service_version, p_host, p_fingerprint,
+        (topic, version, service, service_version, host, fingerprint, downcasts, last_seen)
+    values (p_topic, p_version, p_service, p_service_version, p_host, p_fingerprint, p_downcasts,
         clock_timestamp())
     on conflict (topic, version, service, service_version, host)
-    do update set fingerprint = excluded.fingerprint, last_seen = excluded.last_seen;
+    do update set fingerprint = excluded.fingerprint, downcasts = excluded.downcasts,
+        last_seen = excluded.last_seen;
 end;
 
 -- Note what a worker, just registered, accepts.
@@ -112,17 +114,17 @@ begin atomic
     order by t.topic collate "C", t.version;
 end;
 
--- Who publishes what. `seen`: how long ago a process of it first published the type.
+-- Who publishes what. `seen`: how long ago a process of it was last seen to publish the type.
 create function pgbus.publishers()
-returns table (topic text, version integer, service text, service_version text, hosts bigint,
-    seen interval)
+returns table (topic text, version integer, service text, service_version text,
+    downcasts integer[], hosts bigint, seen interval)
 language sql stable set search_path = pg_catalog, pg_temp
 begin atomic
-    select p.topic, p.version, p.service, p.service_version, count(*),
+    select p.topic, p.version, p.service, p.service_version, p.downcasts, count(*),
         clock_timestamp() - max(p.last_seen)
     from pgbus.publisher p
-    group by p.topic, p.version, p.service, p.service_version
-    order by p.topic collate "C", p.version, p.service, p.service_version;
+    group by p.topic, p.version, p.service, p.service_version, p.downcasts
+    order by p.topic collate "C", p.version, p.service, p.service_version, p.downcasts;
 end;
 
 -- What live workers serve and accept: one row a worker and subscription. `accepted` is a JSON array

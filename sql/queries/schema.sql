@@ -5,7 +5,7 @@ from pgbus.record_types(
 )
 
 -- name: record_publisher
-select pgbus.record_publisher(%s, %s, %s, %s, %s, %s)
+select pgbus.record_publisher(%s, %s, %s, %s, %s, %s, %s::integer[])
 
 -- name: accept
 select pgbus.accept(
@@ -17,7 +17,8 @@ select topic, version, name, key, fingerprint, document, recorded_by, recorded_a
 from pgbus.event_types(%s)
 
 -- name: publishers
-select topic, version, service, service_version, hosts, seen from pgbus.publishers()
+select topic, version, service, service_version, downcasts, hosts, seen
+from pgbus.publishers()
 
 -- name: acceptors
 select subscription, service, service_version, host, pid, patterns, types, any_type, accepted, seen

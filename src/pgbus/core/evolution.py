@@ -101,6 +101,17 @@ def upcast_versions(kind: type[Event]) -> tuple[int, ...]:
     return tuple(range(first, current))
 
 
+def downcast_versions(kind: type[Event]) -> tuple[int, ...]:
+    """Return the earlier versions that are sent along with the type's own, newest first."""
+    steps = kind.__event_downcasts__
+    version = kind.__event_version__ - 1
+    found = []
+    while version in steps:
+        found.append(version)
+        version -= 1
+    return tuple(found)
+
+
 def raised(kind: type[Event], version: int, body: str | bytes | None) -> bytes:
     """Return the body of an earlier version as one of the type's own.
 
@@ -121,13 +132,12 @@ def lowered(kind: type[Event], body: str) -> dict[str, dict[str, Any]]:
     """
     value = decode(_JSON, body)
     made: dict[str, dict[str, Any]] = {}
-    version = kind.__event_version__ - 1
-    while (step := kind.__event_downcasts__.get(version)) is not None:
+    for version in downcast_versions(kind):
+        step = kind.__event_downcasts__[version]
         value = _step("downcast", kind, step, f"to version {version}", value)
         made[str(version)] = value
         # The next step may change what it is given.
         value = decode(_JSON, msgspec.json.encode(value))
-        version -= 1
     return made
 
 

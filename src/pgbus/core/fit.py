@@ -264,6 +264,8 @@ def _strings_imply(given: Node, wanted: Node) -> bool:
 
 
 def _named(names: Node, name: str) -> bool:
+    if "anyOf" in names:
+        return any(_named(one, name) for one in names["anyOf"])
     if "enum" in names:
         return name in names["enum"]
     return _in_length(names, name) and re.search(names.get("pattern", ""), name) is not None
@@ -271,6 +273,10 @@ def _named(names: Node, name: str) -> bool:
 
 def _names_imply(given: Node, wanted: Node) -> bool:
     given = given or {}
+    if "anyOf" in given:
+        return all(_names_imply(one, wanted) for one in given["anyOf"])
+    if "anyOf" in wanted:
+        return any(_names_imply(given, one) for one in wanted["anyOf"])
     if "enum" in given:
         return all(_named(wanted, name) for name in given["enum"])
     return "enum" not in wanted and _strings_imply(given, wanted)

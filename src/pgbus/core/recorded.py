@@ -35,9 +35,11 @@ class Publishing(NamedTuple):
     service: str
     service_version: str
     """Empty where it does not say."""
+    downcasts: tuple[int, ...]
+    """The earlier versions that are sent along."""
     hosts: int
     seen: timedelta
-    """How long ago a process of it first published the type."""
+    """How long ago the last of its processes was seen to publish the type, within an hour."""
 
 
 class AcceptedType(msgspec.Struct, frozen=True):

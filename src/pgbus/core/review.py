@@ -1,17 +1,20 @@
 """Whether code may be deployed: its event types against the registry and those who run now."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from typing import Final, Literal
 
 from pgbus.core.changes import Change, Verdict, compare
-from pgbus.core.evolution import upcast_versions
+from pgbus.core.evolution import downcast_versions, upcast_versions
 from pgbus.core.patterns import matches
-from pgbus.core.recorded import Acceptor, Recorded
+from pgbus.core.recorded import Acceptor, Publishing, Recorded
 from pgbus.core.schema import EventSchema, describe
 from pgbus.model.event import Event
+
+RECENT: Final = timedelta(days=7)
+"""Publishers that were not heard of for longer are taken to be gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,29 @@ class Subject:
     """The versions whose bodies become the type's."""
     downcasts: frozenset[int]
     """The versions that are sent along with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taker:
+    """A subscription of the code."""
+
+    name: str
+    patterns: tuple[str, ...]
+    types: frozenset[str]
+    """``topic@version`` of all that it decodes, by upcasts, too."""
+    accepted: tuple[EventSchema, ...]
+    """Of its handler's annotation."""
+    any_type: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the registry says."""
+
+    recorded: Sequence[Recorded]
+    publishers: Sequence[Publishing]
+    acceptors: Sequence[Acceptor]
+    """The live workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,127 +90,195 @@ def subject(kind: type[Event]) -> Subject:
     Raises:
         ConfigurationError: its schema cannot be told, or upcasts lead nowhere.
     """
-    downcasts = set()
-    version = kind.__event_version__ - 1
-    while version in kind.__event_downcasts__:
-        downcasts.add(version)
-        version -= 1
-    return Subject(describe(kind), frozenset(upcast_versions(kind)), frozenset(downcasts))
+    return Subject(
+        describe(kind), frozenset(upcast_versions(kind)), frozenset(downcast_versions(kind))
+    )
 
 
 def review(
-    subjects: Sequence[Subject], recorded: Iterable[Recorded], acceptors: Sequence[Acceptor]
+    subjects: Sequence[Subject], takers: Sequence[Taker], service: str, known: Known
 ) -> list[Finding]:
     """Compare the code's types with what is recorded, and with what live subscriptions take.
 
     Parameters:
         subjects: the event types of the code.
-        recorded: what the registry knows.
-        acceptors: the live workers.
+        takers: its subscriptions. What only they take breaks none of them: older workers give it
+            back until a newer one comes.
+        service: the code's, as the registry names it.
+        known: what the registry says.
     """
-    known: dict[str, dict[int, EventSchema]] = defaultdict(dict)
-    for one in recorded:
-        known[one.schema.topic][one.schema.version] = one.schema
-    own: dict[str, set[int]] = defaultdict(set)
-    for each in subjects:
-        own[each.schema.topic].add(each.schema.version)
     return [
-        _look_at(one, known[one.schema.topic], own[one.schema.topic], acceptors)
+        _Review(one, subjects, takers, service, known).finding()
         for one in sorted(subjects, key=lambda one: (one.schema.topic, one.schema.version))
     ]
 
 
-def _look_at(
-    one: Subject,
-    known: dict[int, EventSchema],
-    own: Collection[int],
-    acceptors: Sequence[Acceptor],
-) -> Finding:
-    schema = one.schema
-    topic, version = schema.topic, schema.version
-    same = known.get(version)
-    if same is not None and same.fingerprint == schema.fingerprint:
-        return Finding(topic, version, "unchanged")
-    if same is not None:
-        found = Finding(topic, version, "changed", version, _compare(same, schema).changes)
-        found.faults.append(
-            f"it changed under the same version: give it version={max(known) + 1}, or it is refused"
+class _Review:
+    """Of one type."""
+
+    def __init__(
+        self,
+        one: Subject,
+        subjects: Sequence[Subject],
+        takers: Sequence[Taker],
+        service: str,
+        known: Known,
+    ) -> None:
+        topic = one.schema.topic
+        self._one = one
+        self._type = f"{topic}@{one.schema.version}"
+        self._own = {each.schema.version for each in subjects if each.schema.topic == topic}
+        self._known = {
+            each.schema.version: each.schema
+            for each in known.recorded
+            if each.schema.topic == topic
+        }
+        self._workers = [
+            worker
+            for worker in known.acceptors
+            if any(matches(pattern, topic) for pattern in worker.patterns)
+        ]
+        self._served = {each.name for each in takers if self._is_taken_by(each)}
+        self._served |= {each.subscription for each in known.acceptors if self._is_taken_by(each)}
+        self._publishes = any(
+            each.topic == topic and each.service == service for each in known.publishers
         )
-    elif known:
-        nearest = min(known, key=lambda other: (other > version, abs(other - version)))
-        found = Finding(topic, version, "new", nearest, _compare(known[nearest], schema).changes)
-        found.faults += _unreadable(one, known, own)
-    else:
-        found = Finding(topic, version, "first")
-    found.breaks += _broken(one, acceptors)
-    return found
 
+    def _is_taken_by(self, one: Taker | Acceptor) -> bool:
+        return one.any_type or self._type in one.types
 
-def _compare(one: EventSchema, other: EventSchema) -> Verdict:
-    older, newer = sorted((one, other), key=lambda schema: schema.version)
-    if one.version == other.version:
-        older, newer = one, other
-    return compare(older.document, newer.document)
-
-
-def _unreadable(one: Subject, known: dict[int, EventSchema], own: Collection[int]) -> Iterable[str]:
-    """Say which recorded older versions the type does not read."""
-    for version, schema in known.items():
-        if version > one.schema.version or version in one.upcasts or version in own:
-            continue
-        hurt = [change for change in _compare(schema, one.schema).changes if not change.backward]
-        if hurt:
-            yield (
-                f"it does not read version {version} ({hurt[0]}): add @upcast(…, "
-                f"from_version={version})"
+    def finding(self) -> Finding:
+        schema, known = self._one.schema, self._known
+        topic, version = schema.topic, schema.version
+        same = known.get(version)
+        if same is not None and same.fingerprint == schema.fingerprint:
+            found = Finding(topic, version, "unchanged")
+            # Published already, so it breaks nobody anew; but for a release that goes back.
+            if self._publishes and version == max(self._own) and version < max(known):
+                found.breaks += self._broken()
+            return found
+        if same is not None:
+            found = Finding(topic, version, "changed", version, _compare(same, schema).changes)
+            found.faults.append(
+                f"it changed under the same version: give it version={max(known) + 1}, or it is "
+                "refused"
             )
+        elif known:
+            nearest = min(known, key=lambda other: (other > version, abs(other - version)))
+            changes = _compare(known[nearest], schema).changes
+            found = Finding(topic, version, "new", nearest, changes)
+            found.faults += self._unreadable()
+        else:
+            found = Finding(topic, version, "first")
+        found.breaks += self._broken()
+        return found
+
+    def _unreadable(self) -> Iterable[str]:
+        """Say which recorded older versions the type does not read."""
+        one = self._one
+        for version, schema in self._known.items():
+            if version > one.schema.version or version in one.upcasts or version in self._own:
+                continue
+            hurt = _hurt(schema, one.schema)
+            if hurt is not None:
+                yield (
+                    f"it does not read version {version} ({hurt}): add @upcast(…, "
+                    f"from_version={version})"
+                )
+
+    def _broken(self) -> list[Broken]:
+        groups: dict[tuple[str, str, str, str], list[Acceptor]] = defaultdict(list)
+        for worker in self._workers:
+            why = self._obstacle(worker)
+            if why is not None:
+                key = (worker.subscription, worker.service, worker.service_version, why)
+                groups[key].append(worker)
+        return [
+            Broken(
+                subscription,
+                service,
+                version,
+                len({worker.host for worker in workers}),
+                min(worker.seen for worker in workers),
+                why,
+            )
+            for (subscription, service, version, why), workers in sorted(groups.items())
+        ]
+
+    def _obstacle(self, worker: Acceptor) -> str | None:
+        """Return why a live worker could not take the type; ``None`` where it could."""
+        schema = self._one.schema
+        takes = {
+            each.version: EventSchema(each.topic, each.version, "", each.document, each.fingerprint)
+            for each in worker.accepted
+            if each.topic == schema.topic
+        }
+        if schema.version in takes:
+            hurt = _hurt(schema, takes[schema.version])
+            return None if hurt is None else f"it knows version {schema.version} ({hurt})"
+        # A worker that does not know the version gives it back to a colleague that does.
+        if worker.subscription in self._served or takes.keys() & self._one.downcasts:
+            return None
+        if not takes:
+            return f"it has no type for {schema.topic}"
+        return _obstacle(schema, takes)
 
 
-def _broken(one: Subject, acceptors: Sequence[Acceptor]) -> list[Broken]:
-    groups: dict[tuple[str, str, str, str], list[Acceptor]] = defaultdict(list)
-    for worker in acceptors:
-        if not any(matches(pattern, one.schema.topic) for pattern in worker.patterns):
-            continue
-        why = _obstacle(one, worker)
-        if why is not None:
-            groups[worker.subscription, worker.service, worker.service_version, why].append(worker)
-    return [
-        Broken(
-            subscription,
-            service,
-            version,
-            len({worker.host for worker in workers}),
-            min(worker.seen for worker in workers),
-            why,
-        )
-        for (subscription, service, version, why), workers in sorted(groups.items())
-    ]
+def unread(takers: Sequence[Taker], known: Known) -> dict[str, list[str]]:
+    """Say what the code's subscriptions would be sent and could not read, by their names.
+
+    Parameters:
+        takers: the subscriptions.
+        known: what the registry says. Of its publishers, those count that were heard of lately.
+    """
+    documents = {(one.schema.topic, one.schema.version): one.schema for one in known.recorded}
+    faults: dict[str, list[str]] = {one.name: [] for one in takers}
+    for one in takers:
+        for publishing in known.publishers:
+            schema = documents.get((publishing.topic, publishing.version))
+            if schema is None or publishing.seen > RECENT:
+                continue
+            why = _unread(one, schema, publishing)
+            if why is not None:
+                who = f"{publishing.service} {publishing.service_version}".rstrip()
+                faults[one.name].append(f"{schema.label}, which {who} publishes: {why}")
+    return faults
 
 
-def _obstacle(one: Subject, worker: Acceptor) -> str | None:
-    """Return why a live worker could not take the type; ``None`` where it could."""
-    topic, version = one.schema.topic, one.schema.version
-    takes = {each.version: each.document for each in worker.accepted if each.topic == topic}
-    if version in takes:
-        return _hurt(compare(takes[version], one.schema.document), version, forward=True)
-    if worker.any_type or f"{topic}@{version}" in worker.types or takes.keys() & one.downcasts:
+def _unread(one: Taker, schema: EventSchema, publishing: Publishing) -> str | None:
+    if one.any_type or f"{schema.topic}@{schema.version}" in one.types:
+        return None
+    if not any(matches(pattern, schema.topic) for pattern in one.patterns):
+        return None
+    takes = {each.version: each for each in one.accepted if each.topic == schema.topic}
+    if takes.keys() & set(publishing.downcasts):
         return None
     if not takes:
-        return f"it has no type for {topic}"
+        return f"it has no type for {schema.topic}"
+    return _obstacle(schema, takes)
+
+
+def _obstacle(schema: EventSchema, takes: dict[int, EventSchema]) -> str | None:
+    """Return why none of a reader's types reads a version that it does not know by name."""
     obstacles = []
-    for other, document in takes.items():
-        if other < version:
-            why = _hurt(compare(document, one.schema.document), other, forward=True)
-        else:
-            why = _hurt(compare(one.schema.document, document), other, forward=False)
-        if why is None:
+    for version, own in takes.items():
+        hurt = _hurt(schema, own)
+        if hurt is None:
             return None
-        obstacles.append(why)
+        obstacles.append(f"it knows version {version} ({hurt})")
     return obstacles[-1]
 
 
-def _hurt(verdict: Verdict, version: int, *, forward: bool) -> str | None:
-    for change in verdict.changes:
-        if not (change.forward if forward else change.backward):
-            return f"it knows version {version} ({change})"
-    return None
+def _hurt(writer: EventSchema, reader: EventSchema) -> Change | None:
+    """Return the first change that keeps one type from reading another; ``None`` if it does."""
+    if reader.version <= writer.version:
+        changes = compare(reader.document, writer.document).changes
+        return next((change for change in changes if not change.forward), None)
+    changes = compare(writer.document, reader.document).changes
+    return next((change for change in changes if not change.backward), None)
+
+
+def _compare(one: EventSchema, other: EventSchema) -> Verdict:
+    """Compare the older with the newer, or, of the same version, the recorded with the code's."""
+    older, newer = sorted((one, other), key=lambda schema: schema.version)
+    return compare(older.document, newer.document)

@@ -31,13 +31,18 @@ ELEMENTS: Final = "x-pgbus-elements"
 """Of an array that is a struct: the names of its fields."""
 TAG: Final = "x-pgbus-tag"
 """Of a struct: the property that tells it from the others of its union."""
+MEMBERS: Final = "x-pgbus-members"
+"""Of an enumeration: what Python calls its values, in their order."""
 OMITS: Final = "x-pgbus-omits-defaults"
 """Of a struct: what has its default value is left out when it is written."""
 ZONE: Final = "x-pgbus-timezone"
 """Of a time: ``required`` or ``none``; without it, both are taken."""
 
 _REF: Final = "#/$defs/"
-_INTEGER_KEY: Final = "^-?(0|[1-9][0-9]*)$"
+INTEGER_KEY: Final = "^-?(0|[1-9][0-9]*)$"
+"""What the names of a mapping's properties look like where they are integers …"""
+NUMBER_KEY: Final = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
+"""… and where they are floats."""
 _BOUNDS: Final = (
     ("ge", "minimum"),
     ("gt", "exclusiveMinimum"),
@@ -84,6 +89,11 @@ class EventSchema:
     def label(self) -> str:
         """Topic and version for people: ``orders.created version 2``."""
         return f"{self.topic} version {self.version}"
+
+    @property
+    def plain_name(self) -> str:
+        """The name without the version, where that is its end: ``OrderCreatedV1``."""
+        return self.name.removesuffix(f"V{self.version}") or self.name
 
     @property
     def key(self) -> str | None:
@@ -195,7 +205,9 @@ class _Writer:
         if text := _doc(info.cls):
             said["description"] = text
         if isinstance(info, types.EnumType):
-            return {**said, "enum": sorted(member.value for member in info.cls)}
+            members = sorted(info.cls, key=lambda member: member.value)
+            names = [member.name for member in members]
+            return {**said, "enum": [member.value for member in members], MEMBERS: names}
         if isinstance(info, types.NamedTupleType) or getattr(info, "array_like", False):
             return {**said, **self._array(info)}
         return {**said, **self._object(info)}
@@ -243,9 +255,14 @@ class _Writer:
 
     def _keys(self, info: Any) -> Schema:
         """Return what the names of a mapping's properties, which are strings, have to be."""
+        bare = _bare(info)
+        if isinstance(bare, types.EnumType):
+            return {"enum": sorted(str(member.value) for member in bare.cls)}
+        if isinstance(bare, types.UnionType):
+            return {"anyOf": [self._keys(one) for one in bare.types]}
         node = self.node(info)
-        if node.get("type") == "integer":
-            return {"pattern": _INTEGER_KEY}
+        if node.get("type") in ("integer", "number"):
+            return {"pattern": INTEGER_KEY if node["type"] == "integer" else NUMBER_KEY}
         if "enum" in node:
             return {"enum": [str(one) for one in node["enum"]]}
         return {name: value for name, value in node.items() if name != "type"}
@@ -302,9 +319,10 @@ class _Writer:
         if factory in _FACTORIES:
             default = factory()
         if not field.required and default is not msgspec.NODEFAULT:
-            # As the encoder would write it; what it cannot write is no part of the contract.
+            # As it would be written; what the encoder cannot write is no part of the contract.
             with suppress(TypeError, ValueError, OverflowError):
-                node["default"] = msgspec.to_builtins(default, str_keys=True, order="deterministic")
+                written = msgspec.json.encode(default, order="deterministic")
+                node["default"] = msgspec.json.decode(written)
         return node
 
 

@@ -1,6 +1,6 @@
 """The registry of event types: recording them, and who publishes and accepts what."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -47,9 +47,13 @@ class _Known(NamedTuple):
 
 
 def record_publisher(
-    schema: EventSchema, service: str, service_version: str, host: str
+    schema: EventSchema,
+    downcasts: Iterable[int],
+    service: str,
+    service_version: str,
+    host: str,
 ) -> Operation[None]:
-    """Note that a service publishes a type."""
+    """Note that a service publishes a type, and with it those earlier versions."""
     parameters = (
         schema.topic,
         schema.version,
@@ -57,6 +61,7 @@ def record_publisher(
         service_version,
         host,
         schema.fingerprint,
+        numbers(sorted(downcasts)),
     )
     yield from ask(Query(statement("schema", "record_publisher"), parameters, nothing))
 
@@ -97,7 +102,19 @@ def _recorded(
 
 def publishers() -> Operation[list[Publishing]]:
     """Return which releases of which services publish what."""
-    return (yield from ask(Query(statement("schema", "publishers"), (), Publishing)))
+    return (yield from ask(Query(statement("schema", "publishers"), (), _publishing)))
+
+
+def _publishing(
+    topic: str,
+    version: int,
+    service: str,
+    service_version: str,
+    downcasts: list[int],
+    hosts: int,
+    seen: timedelta,
+) -> Publishing:
+    return Publishing(topic, version, service, service_version, tuple(downcasts), hosts, seen)
 
 
 def acceptors() -> Operation[list[Acceptor]]:

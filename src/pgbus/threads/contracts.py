@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 
 from pgbus.core.changes import compare
+from pgbus.core.evolution import downcast_versions
 from pgbus.core.recorded import Difference
 from pgbus.core.schema import EventSchema, describe
 from pgbus.core.wildcards import wildcard_faults
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 Ask = Callable[[Callable[[], Operation[Any]]], Any]
 """Runs an operation of one statement, outside of anybody's transaction."""
 MOST_CHANGES = 5
+RENEW = 3600.0
+"""Seconds after which a publisher says again that it publishes a type."""
 
 
 class Contracts:
@@ -49,6 +52,17 @@ class Contracts:
         self._lock = threading.Lock()
         # Every publish reads it; whoever has recorded a type adds it.
         self.published: set[type] = set()
+        self._renew_at = 0.0
+
+    def expire(self, now: float) -> None:
+        """Let types be recorded again once an hour, so that it shows who still publishes them.
+
+        Parameters:
+            now: seconds, of any clock.
+        """
+        if now >= self._renew_at:
+            self._renew_at = now + RENEW
+            self.published = set()
 
     def publish(self, kind: type, topic: str, ask: Ask) -> None:
         """Record a type at its first publish by this process.
@@ -68,14 +82,15 @@ class Contracts:
             return  # published under a topic that is not the type's own: it defines nothing there
         with self._lock:  # one thread asks, the others wait for the answer
             if kind not in self.published:
-                self._record_published(_described(kind), ask)
+                self._record_published(kind, ask)
                 self.published.add(kind)
 
-    def _record_published(self, schema: EventSchema, ask: Ask) -> None:
-        host = socket.gethostname()
+    def _record_published(self, kind: type[Event], ask: Ask) -> None:
+        schema, downcasts = _described(kind), downcast_versions(kind)
+        who = (self.service, self.service_version, socket.gethostname())
         try:
             self._judge(ask(lambda: schemas.record(self.service, [schema])))
-            ask(lambda: schemas.record_publisher(schema, self.service, self.service_version, host))
+            ask(lambda: schemas.record_publisher(schema, downcasts, *who))
         except StoreError as error:
             if not isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege):
                 raise

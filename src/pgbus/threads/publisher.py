@@ -134,6 +134,7 @@ class Publisher:
     def _stamp(self, count: int) -> tuple[list[UUID], str]:
         """Return so many new ids, in their order, and the time."""
         now = time.time()
+        self._contracts.expire(now)
         random = secrets.token_bytes(RANDOM_BYTES * count)
         ids = []
         with self._lock:

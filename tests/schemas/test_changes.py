@@ -1,0 +1,214 @@
+"""Each kind of change: what is said of it, and whom it hurts."""
+
+import enum
+from typing import Annotated, Any, Literal
+
+import msgspec
+import pytest
+
+from pgbus.core.changes import compare
+from tests.schemas.kinds import event, schema
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class MoreColour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+    GREEN = "green"
+
+
+class Line(msgspec.Struct):
+    sku: str
+    count: int
+
+
+class LongLine(msgspec.Struct):
+    sku: str
+    count: float
+    note: str = ""
+
+
+class Card(msgspec.Struct, tag="card"):
+    number: str
+
+
+class Cash(msgspec.Struct, tag="cash"):
+    pass
+
+
+SHORT: Any = Annotated[str, msgspec.Meta(max_length=5)]
+NAMED: Any = msgspec.field(name="orderId")
+OPTIONAL: Any = msgspec.field(default=None)
+
+BOTH, BACKWARD, FORWARD, NEITHER = (True, True), (True, False), (False, True), (False, False)
+
+CHANGES: list[tuple[str, list[Any], list[Any], list[str], tuple[bool, bool]]] = [
+    (
+        "added with a default",
+        [],
+        [("b", str, "x")],
+        ['b: was added: string, which may be left out, default "x"'],
+        BOTH,
+    ),
+    ("added without", [], [("b", int)], ["b: was added: integer without a default"], FORWARD),
+    ("removed, optional", [("b", int, 1)], [], ["b: was removed"], BOTH),
+    (
+        "removed, needed",
+        [("b", int)],
+        [],
+        ["b: was removed; the older type needs it"],
+        BACKWARD,
+    ),
+    (
+        "widened",
+        [("b", int)],
+        [("b", float)],
+        ["b: integer became number (widened)"],
+        BACKWARD,
+    ),
+    (
+        "narrowed",
+        [("b", str)],
+        [("b", SHORT)],
+        ["b: string became string (at most 5) (narrowed)"],
+        FORWARD,
+    ),
+    ("replaced", [("b", int)], [("b", str)], ["b: integer became string"], NEITHER),
+    (
+        "optional now",
+        [("b", int)],
+        [("b", int | None)],
+        ["b: may be null now"],
+        BACKWARD,
+    ),
+    ("never null now", [("b", int | None)], [("b", int)], ["b: is never null now"], FORWARD),
+    (
+        "more values",
+        [("b", Colour)],
+        [("b", MoreColour)],
+        ['b: gained the value "green"'],
+        BACKWARD,
+    ),
+    (
+        "fewer values",
+        [("b", Literal["x", "y", "z"])],
+        [("b", Literal["x"])],
+        ['b: lost the values "y", "z"'],
+        FORWARD,
+    ),
+    (
+        "a member more",
+        [("b", Card)],
+        [("b", Card | Cash)],
+        ['b: may be a struct with type "cash" now'],
+        BACKWARD,
+    ),
+    (
+        "a member less",
+        [("b", Card | Cash)],
+        [("b", Cash)],
+        ['b: is no longer a struct with type "card"'],
+        FORWARD,
+    ),
+    (
+        "renamed",
+        [("order_id", str)],
+        [("order_id", str, NAMED)],
+        ["order_id: was renamed to 'orderId'"],
+        NEITHER,
+    ),
+    (
+        "a default",
+        [("b", int, 1)],
+        [("b", int, 2)],
+        ["b: the default 1 became 2"],
+        BOTH,
+    ),
+    (
+        "may be left out now",
+        [("b", int)],
+        [("b", int, 1)],
+        ["b: may be left out now; the older type needs it"],
+        BACKWARD,
+    ),
+    (
+        "must be there now",
+        [("b", int, 1)],
+        [("b", int)],
+        ["b: must be there now; the older type may leave it out"],
+        FORWARD,
+    ),
+    (
+        "deep down",
+        [("lines", list[Line])],
+        [("lines", list[LongLine])],
+        [
+            "lines[].count: integer became number (widened)",
+            'lines[].note: was added: string, which may be left out, default ""',
+        ],
+        BACKWARD,
+    ),
+    (
+        "in a mapping",
+        [("by", dict[str, Line])],
+        [("by", dict[str, LongLine])],
+        [
+            "by.*.count: integer became number (widened)",
+            'by.*.note: was added: string, which may be left out, default ""',
+        ],
+        BACKWARD,
+    ),
+    (
+        "keys of a mapping",
+        [("by", dict[Colour, int])],
+        [("by", dict[MoreColour, int])],
+        ["by: mapping to integer became mapping to integer (widened)"],
+        BACKWARD,
+    ),
+    (
+        "keys that are numbers",
+        [("by", dict[int, int])],
+        [("by", dict[str, int])],
+        ["by: mapping to integer became mapping to integer (widened)"],
+        BACKWARD,
+    ),
+    (
+        "a place of a tuple",
+        [("b", tuple[int, str])],
+        [("b", tuple[int, float])],
+        ["b[1]: string became number"],
+        NEITHER,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said", "reads"), [one[1:] for one in CHANGES], ids=[one[0] for one in CHANGES]
+)
+def test_a_change_is_named_and_judged(
+    old: list[Any], new: list[Any], said: list[str], reads: tuple[bool, bool]
+) -> None:
+    verdict = compare(schema(event(("a", int), *old)), schema(event(("a", int), *new)))
+    assert [str(one) for one in verdict.changes] == said
+    assert (verdict.backward, verdict.forward) == reads
+
+
+@pytest.mark.parametrize(
+    ("writer", "reader", "fits"),
+    [
+        (dict[str, int], dict[Colour, int], False),
+        (dict[MoreColour, int], dict[Colour, int], False),
+        (dict[Colour, int], dict[MoreColour, int], True),
+        (dict[Colour, int], dict[str, int], True),
+        (dict[str, int], dict[float, int], False),
+        (dict[int, int], dict[int | Colour, int], True),
+        (dict[int | Colour, int], dict[int, int], False),
+        (dict[int | Colour, int], dict[str, int], True),
+    ],
+)
+def test_keys_of_mappings(writer: Any, reader: Any, fits: bool) -> None:
+    assert compare(schema(writer), schema(reader)).backward is fits
