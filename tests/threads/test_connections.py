@@ -162,10 +162,12 @@ def test_a_link_that_stalls_is_cut_and_made_anew(
         shop.verify()
 
 
+WAITING = "select count(*) from pg_locks where relation = 'pgmq.q_slow'::regclass and not granted"
+
+
 def test_connections_that_are_all_taken_starve_no_handler(
     bus: Bus, make_bus: Callable[..., Bus], bus_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher, "POOL_TIMEOUT", 0.5)
     shop = Shop(make_bus(lease=2))
 
     @bus.subscribe("other", name="slow")
@@ -179,8 +181,10 @@ def test_connections_that_are_all_taken_starve_no_handler(
         gate.execute("lock table pgmq.q_slow")
         for thread in taken:
             thread.start()
+        eventually(lambda: gate.execute(WAITING).fetchone() == (publisher.POOL_SIZE,), timeout=30)
+        monkeypatch.setattr(publisher, "POOL_TIMEOUT", 0.5)
         with pytest.raises(StoreError, match="all 8 connections"):
-            eventually(lambda: not shop.bus.status("billing"))
+            shop.bus.status("billing")
         # Longer than a lease: without heartbeats, its keys would be somebody else's.
         for n in range(30):
             bus.publish(Created(order="a", n=n))
