@@ -408,7 +408,7 @@ $function$;
 -- The lane that a dead letter came from, as an expression over the alias of its table.
 create function pgbus.dead_lane(p_alias text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
-return format('((%s.headers -> ''pgbus-dead'' ->> ''lane'')::bigint)', p_alias);
+return format('((%I.headers -> ''pgbus-dead'' ->> ''lane'')::bigint)', p_alias);
 
 -- Mark the caller's transaction as handling, and count those of the leases that the worker holds now,
 -- without locking them: a stopped process must not keep others from taking them over.

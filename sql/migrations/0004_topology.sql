@@ -30,6 +30,16 @@ begin
 end
 $function$;
 
+-- Raise unless a subscription can be called so: names of tables, functions and roles are made of it.
+create function pgbus.check_name(p_name text) returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $function$
+begin
+    if p_name is null or p_name !~ '^[a-z][a-z0-9_]{0,42}$' or p_name ~ '^pgbus_tail_|_dlq$' then
+        raise exception 'this cannot name a subscription' using errcode = 'invalid_name';
+    end if;
+end
+$function$;
+
 create function pgbus.create_subscription(p_name text, p_ordered boolean, p_park boolean)
 returns integer
 language plpgsql set search_path = pg_catalog, pg_temp as $function$
@@ -37,6 +47,7 @@ declare
     s pgbus.subscription;
     newest integer := (select max(number) from pgbus.migration);
 begin
+    perform pgbus.check_name(p_name);
     perform pg_advisory_xact_lock(1885823606, hashtext(p_name));
     select * into s from pgbus.subscription where name = p_name;
     if s.ordered <> p_ordered then
@@ -252,6 +263,7 @@ language plpgsql set search_path = pg_catalog, pg_temp as $function$
 declare
     s integer;
 begin
+    perform pgbus.check_name(p_new);
     perform pg_advisory_xact_lock(1885823606, k)
     from (select hashtext(n) as k from unnest(array[p_old, p_new]) as x(n) order by 1) locks;
     select id into s from pgbus.subscription where name = p_old for update;
