@@ -15,10 +15,10 @@ INSTALL = "$(BIN)/python" -m pip install --quiet --disable-pip-version-check --e
 .DEFAULT_GOAL := help
 # Two installs into one environment must not run side by side.
 .NOTPARALLEL:
-.PHONY: help demo test test-matrix torture bench lint format clean
+.PHONY: help demo test test-matrix torture torture-mutants bench lint format clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.demo-ready  ## Watch a small shop's events flow, fail, retry and be redriven
 	$(BIN)/pgbus demo
@@ -34,6 +34,9 @@ test-matrix: .venv/.ready  ## Run the suite on PostgreSQL 14, 15, 16, 17 and 18 
 
 torture: .venv/.ready  ## Let faults strike for a minute, and judge (ARGS='--seed 7 --duration 600 --faults kill=20')
 	$(BIN)/python -m tests.torture $(ARGS)
+
+torture-mutants: .venv/.ready  ## Let each mutant of the bus be found by chance, not only by hand (five minutes)
+	$(BIN)/python -m pytest tests/torture -m slow $(ARGS)
 
 # The peers' servers come from Debian's packages: benchmarks/peers/setup. Those that do not run are
 # left out.

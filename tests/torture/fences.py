@@ -53,6 +53,8 @@ def leases(history: History) -> Iterator[Violation]:
                 register.claims[place] = (row.worker, row.token)
             case "settled" | "retried":
                 yield from _fenced(register, row)
+    for worker in register.dead if history.calm else ():
+        yield Violation("B", f"{_worker(worker)} was declared dead, and nothing had befallen it")
     for lease in history.leases:
         yield Violation(
             "B",

@@ -67,6 +67,8 @@ class History:
     leases: Sequence[Lease] = ()
     """What was still leased then, with nothing left to do."""
     drained: bool = True
+    calm: bool = False
+    """Whether nothing befell any worker, so that none may be declared dead."""
     clock: float = 0.0
     """The epoch minus the monotonic clock, in seconds."""
 

@@ -226,7 +226,7 @@ MUTANTS: dict[str, Mutant] = {
             (
                 "take",
                 (
-                    (r"(?<=as \$function\$\ndeclare\n)", "    stash pgmq.:queue[];\n"),
+                    (r"(?<=use_column\ndeclare\n)", "    stash pgmq.:queue[];\n"),
                     (r"\(\s*select w\.lane from walk w.*?last_lane\n", _STASH),
                     (r"(?<=m\.headers from )pgmq\.:queue m", "unnest(stash) m"),
                 ),

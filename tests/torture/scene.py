@@ -1,0 +1,154 @@
+"""A short history that a test steps by hand, written down and judged as that of a run is."""
+
+import itertools
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import psycopg
+
+from pgbus import Bus, Outgoing
+from pgbus.model.delivery import Chunk
+from pgbus.store.settle import LaneSettlement
+from tests.store.queue import Queue
+from tests.store.worker import Worker, done
+from tests.torture import audit, checker, mutants
+from tests.torture.history import History
+from tests.torture.laws import Violation
+from tests.torture.records import Begin, Declared, End, Intent, Message, Outcome, Record, now
+
+TOPIC = "work"
+BILLING = "billing"
+HAND = 1
+"""The process id of workers that are stepped by hand."""
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+class Scene:
+    """One subscription, ``billing``, of a database that a mutant may have broken.
+
+    Parameters:
+        connection: in autocommit, to a database with pgbus.
+        another: opens further ones.
+        mutant: breaks the database, if it is one of the database's; the client's own are the
+            test's to apply.
+        transactional: whether what handles the events leaves effects.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        another: Callable[[], Connection],
+        dsn: str,
+        mutant: str | None,
+        *,
+        transactional: bool = False,
+    ) -> None:
+        self.connection = connection
+        self.dsn = dsn
+        self.records: list[Record] = []
+        self._another = another
+        self._uids = itertools.count(1)
+        self._publisher = Bus(dsn, service="scene")
+        self._mutant = mutant
+        self.queue = self.declare(BILLING, transactional=transactional, first=True)
+
+    def close(self) -> None:
+        self._publisher.close()
+
+    def declare(self, name: str, *, transactional: bool = False, first: bool = False) -> Queue:
+        """Bind a subscription to the topic, and write down that it was."""
+        began = now()
+        with Bus(self.dsn, service="scene") as bus:
+            bus.subscribe(TOPIC, name=name)(_nothing)
+            bus.declare()
+        if first:
+            mutants.break_sql(self.connection, self._mutant)
+            audit.install(self.connection)
+        audit.watch(self.connection, name)
+        self.records.append(Declared(name, [TOPIC], transactional, began, now()))
+        return Queue(self.connection, name)
+
+    def worker(self, queue: Queue | None = None) -> Worker:
+        """A worker on a connection of its own."""
+        return Worker(self._another(), queue or self.queue)
+
+    def publish(self, *keys: str, how: str = "ok") -> None:
+        """Publish one event for each key, each in a transaction of its own."""
+        for key in keys:
+            uid = f"e{next(self._uids)}"
+            self.records.append(Intent(uid, now(), [Message(uid, key, TOPIC, how)]))
+            self._publisher.publish_many([Outgoing(TOPIC, {"uid": uid, "how": how}, key=key)])
+            self.records.append(Outcome(uid, now(), "committed"))
+
+    def handle(self, chunk: Chunk, queue: Queue | None = None, *, pid: int = HAND) -> None:
+        """Hand the events of a chunk to a handler, which returns."""
+        name = (queue or self.queue).name
+        for uid in self.uids(chunk):
+            self.begin(name, uid, pid)
+            self.records.append(End(name, uid, pid, now()))
+
+    def begin(self, subscription: str, uid: str, pid: int) -> None:
+        self.records.append(Begin(subscription, uid, None, 1, pid, now()))
+
+    def transact(self, worker: Worker, chunk: Chunk) -> bool:
+        """Handle a chunk in a transaction that leaves effects; false where it rolled back."""
+        owned: set[int] = set()
+        with worker.connection.transaction():
+            began = now()
+            self.handle(chunk)
+            for uid in self.uids(chunk):
+                worker.connection.execute(
+                    "insert into torture.effect (subscription, uid, pid, began, ended) "
+                    "values (%s, %s, %s, %s, %s)",
+                    (self.queue.name, uid, HAND, began, now()),
+                )
+            owned = worker.finish(chunk)
+            if not owned:
+                raise psycopg.Rollback
+        return bool(owned)
+
+    @staticmethod
+    def uids(chunk: Chunk) -> list[str]:
+        return [uid_of(message.body) for message in chunk.messages]
+
+    def drain(self, queue: Queue | None = None) -> None:
+        """Handle whatever can be had, to the end."""
+        queue = queue or self.queue
+        worker = self.worker(queue)
+        while (taken := worker.take()).chunks:
+            for chunk in taken.chunks:
+                self.handle(chunk, queue)
+            worker.settle(*(done(chunk) for chunk in taken.chunks))
+        worker.settle(*(LaneSettlement(one, worker.token, release=True) for one in taken.empty))
+        worker.leave()
+
+    def violations(self, *, calm: bool = False) -> list[Violation]:
+        """Judge what happened so far; ``calm`` where nothing befell any worker."""
+        left = audit.stored(self.connection, dead=False)
+        history = History(
+            self.records,
+            audit=audit.rows(self.connection),
+            effects=audit.effects(self.connection),
+            letters=audit.stored(self.connection, dead=True),
+            left=left,
+            leases=audit.leases(self.connection),
+            drained=not left,
+            calm=calm,
+            clock=time.time() - time.monotonic(),
+        )
+        return checker.check(history)
+
+
+def uid_of(body: str | None) -> str:
+    assert body is not None
+    return str(json.loads(body)["uid"])
+
+
+def laws(violations: Sequence[Violation]) -> set[str]:
+    return {violation.law for violation in violations}
+
+
+def _nothing(event: Any) -> None: ...

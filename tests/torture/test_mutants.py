@@ -1,0 +1,349 @@
+"""The checker is tested: what a broken bus does in the dangerous moment, it objects to.
+
+Each scene is stepped once with the bus as it is, which must pass, and once with its mutant.
+"""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from pgbus import Bus, Context, Reject, Retry
+from pgbus.store import workers
+from pgbus.store.query import run as run_operation
+from pgbus.store.settle import LaneSettlement
+from pgbus.threads.engine import Engine
+from pgbus.threads.fetcher import Fetcher
+from pgbus.threads.session import Session
+from pgbus.threads.settler import Settler
+from tests.proxy import FaultProxy
+from tests.servers import Server
+from tests.store.conftest import aside, connect
+from tests.store.queue import wait_until_blocked
+from tests.torture import mutants
+from tests.torture.mutants import DIE_BETWEEN, MUTANTS
+from tests.torture.records import End, now
+from tests.torture.run import run
+from tests.torture.scene import BILLING, TOPIC, Connection, Scene, laws
+from tests.torture.supervisor import Plan
+from tests.waiting import eventually
+
+__all__ = ["aside", "connect"]  # fixtures
+
+LEASE = 0.6
+Stage = Callable[..., Scene]
+tried: set[str] = set()
+"""The mutants that a scene of this module is about."""
+
+
+def with_and_without(name: str) -> pytest.MarkDecorator:
+    """Step a scene twice: as the bus is, and with the mutant."""
+    tried.add(name)
+    return pytest.mark.parametrize("mutant", [None, name], ids=["as it is", name])
+
+
+@pytest.fixture
+def connection(connect: Callable[[str], Connection], bus_dsn: str) -> Connection:
+    return connect(bus_dsn)
+
+
+@pytest.fixture
+def stage(
+    connection: Connection, connect: Callable[[str], Connection], bus_dsn: str
+) -> Iterator[Stage]:
+    made: list[Scene] = []
+
+    def open_scene(mutant: str | None, *, transactional: bool = False) -> Scene:
+        another = lambda: connect(bus_dsn)  # noqa: E731
+        made.append(Scene(connection, another, bus_dsn, mutant, transactional=transactional))
+        return made[-1]
+
+    yield open_scene
+    for scene in made:
+        scene.close()
+
+
+@pytest.fixture
+def broken(mutant: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process as the mutant leaves it, to the end of the test."""
+    for owner, name in (
+        (Fetcher, "_hand_over"),
+        (Session, "doubt"),
+        (Engine, "stop"),
+        (Settler, "_store"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is put back
+    mutants.break_python(mutant)
+
+
+@with_and_without("unfenced-acknowledgement")
+def test_an_acknowledgement_after_a_take_over(mutant: str | None, stage: Stage) -> None:
+    scene = stage(mutant)
+    scene.publish("k", "k")
+    slow, heir = scene.worker(), scene.worker()
+    [stale] = slow.take(slow.wish(quantity=1)).chunks
+    slow.die()
+    [fresh] = heir.take().chunks
+    scene.handle(stale)
+    slow.finish(stale)
+    scene.handle(fresh)
+    heir.finish(fresh)
+    scene.drain()
+    assert laws(scene.violations()) == ({"F"} if mutant else set())
+
+
+@with_and_without("acknowledgement-by-snapshot")
+def test_an_acknowledgement_amid_a_take_over(
+    mutant: str | None, stage: Stage, connection: Connection, aside: ThreadPoolExecutor
+) -> None:
+    scene = stage(mutant)
+    scene.publish("k")
+    slow, reaper = scene.worker(), scene.worker()
+    [chunk] = slow.take().chunks
+    scene.handle(chunk)
+    slow.expire()
+    with reaper.connection.transaction():
+        assert len(run_operation(reaper.connection, workers.reap())) == 1
+        settling = aside.submit(slow.finish, chunk)
+        wait_until_blocked(connection, slow.connection)
+    settling.result()
+    scene.drain()
+    assert laws(scene.violations()) == ({"F"} if mutant else set())
+
+
+@with_and_without("single-snapshot-take")
+def test_a_take_that_waits_while_another_worker_finishes(
+    mutant: str | None, stage: Stage, connection: Connection, aside: ThreadPoolExecutor
+) -> None:
+    scene = stage(mutant, transactional=True)
+    front, back = sorted(["a", "b"], key=scene.queue.lane)
+    scene.publish(front, back)
+    blocker, quick, slow = (scene.worker() for _ in range(3))
+    with blocker.connection.transaction():
+        [first] = blocker.take(blocker.wish(lanes=1)).chunks
+        taking = aside.submit(slow.take)
+        wait_until_blocked(connection, slow.connection)
+        [chunk] = quick.take(quick.wish(start=scene.queue.lane(back))).chunks
+        assert scene.transact(quick, chunk)
+    taken = taking.result()
+    for stale in taken.chunks:
+        scene.transact(slow, stale)
+    slow.settle(*(LaneSettlement(lane, slow.token, release=True) for lane in taken.empty))
+    assert scene.transact(blocker, first)
+    assert laws(scene.violations()) == ({"E"} if mutant else set())
+
+
+@with_and_without("death-by-clock")
+def test_a_heartbeat_that_is_executed_in_time_and_committed_late(
+    mutant: str | None, stage: Stage, connection: Connection
+) -> None:
+    scene = stage(mutant)
+    scene.publish("k")
+    worker, other = scene.worker(), scene.worker()
+    [chunk] = worker.take().chunks
+    worker.expire()
+    with worker.connection.transaction():
+        worker.connection.execute("update pgbus.worker set lease = '1h' where id = %s", [worker.id])
+        assert worker.heartbeat()
+        # Everybody else still sees the old time, long past.
+        others = other.connection
+        others.execute("set lock_timeout = '100ms'")
+        run_operation(others, workers.reap())
+        for stolen in other.take().chunks:
+            scene.handle(stolen)
+            other.finish(stolen)
+    assert worker.heartbeat()
+    scene.handle(chunk)
+    worker.finish(chunk)
+    assert laws(scene.violations()) == ({"X"} if mutant else set())
+
+
+@with_and_without("stale-routes")
+def test_a_subscription_that_joins_while_a_publisher_remembers(
+    mutant: str | None, stage: Stage
+) -> None:
+    scene = stage(mutant)
+    scene.publish("k", "k")
+    late = scene.declare("late")
+    scene.publish("k")
+    scene.drain()
+    scene.drain(late)
+    assert laws(scene.violations()) == ({"L"} if mutant else set())
+
+
+class Desk:
+    """A bus of this process that serves a scene's subscription, and writes down what it does."""
+
+    def __init__(self, scene: Scene, dsn: str, **retry: Any) -> None:
+        self.bus = Bus(dsn, service="scene", lease=LEASE)
+        self._scene = scene
+        self.act: Callable[[Context], None] = lambda context: None
+        handle = self.bus.subscribe(TOPIC, name=BILLING, retry=Retry(initial=0.01, **retry))
+        handle(self.handle)
+
+    def handle(self, event: Any, context: Context) -> None:
+        self._scene.begin(BILLING, event["uid"], os.getpid())
+        self.act(context)
+        self._scene.records.append(End(BILLING, event["uid"], os.getpid(), now()))
+
+
+@pytest.mark.usefixtures("broken")
+@with_and_without("acknowledgement-before-handler")
+def test_a_handler_that_fails(mutant: str | None, stage: Stage, bus_dsn: str) -> None:
+    scene = stage(mutant)
+    desk = Desk(scene, bus_dsn)
+    failed = threading.Event()
+
+    def fail_once(context: Context) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("the first time")
+
+    desk.act = fail_once
+    scene.publish("k")
+    with desk.bus.running():
+        assert failed.wait(10)
+        eventually(lambda: not scene.queue.ids())
+    assert laws(scene.violations()) == ({"L"} if mutant else set())
+
+
+@pytest.mark.usefixtures("broken")
+@with_and_without("empty-lease-kept")
+def test_a_lane_that_turns_out_to_be_empty(
+    mutant: str | None, stage: Stage, connection: Connection, bus_dsn: str
+) -> None:
+    scene = stage(mutant)
+    front, back = sorted(["a", "b"], key=scene.queue.lane)
+    scene.publish(front, back)
+    blocker, quick = scene.worker(), scene.worker()
+    desk = Desk(scene, bus_dsn)
+    try:
+        with blocker.connection.transaction():
+            [first] = blocker.take(blocker.wish(lanes=1)).chunks
+            desk.bus.start()
+            eventually(lambda: _waiting(connection), message="the bus takes nothing")
+            [chunk] = quick.take(quick.wish(start=scene.queue.lane(back))).chunks
+            scene.handle(chunk)
+            quick.finish(chunk)
+        scene.handle(first)
+        blocker.finish(first)
+        # A lease that was won in vain is there for a moment; one that is kept, for ever.
+        _for_a_while(lambda: not scene.queue.leases())
+        found = scene.violations()
+    finally:
+        desk.bus.close()
+    assert laws(found) == ({"B"} if mutant else set())
+
+
+@pytest.mark.usefixtures("broken")
+@with_and_without("lost-take-kept")
+def test_a_take_whose_reply_is_lost(mutant: str | None, stage: Stage, bus_dsn: str) -> None:
+    scene = stage(mutant)
+    scene.publish("k")
+    with FaultProxy(bus_dsn) as proxy:
+        desk = Desk(scene, proxy.dsn)
+        proxy.lose_reply(f"take_{BILLING}".encode())
+        with desk.bus.running():
+            eventually(lambda: proxy.lost_replies, message="no reply was lost")
+            _for_a_while(lambda: not scene.queue.ids())
+            found = scene.violations()
+    assert laws(found) == ({"L", "B"} if mutant else set())
+
+
+@pytest.mark.usefixtures("broken")
+@with_and_without("no-heartbeat-at-shutdown")
+def test_a_stop_amid_a_handler_that_outlasts_the_lease(
+    mutant: str | None, stage: Stage, bus_dsn: str, aside: ThreadPoolExecutor
+) -> None:
+    scene = stage(mutant)
+    desk = Desk(scene, bus_dsn)
+    began, go_on = threading.Event(), threading.Event()
+
+    def linger(context: Context) -> None:
+        began.set()
+        assert go_on.wait(20)
+
+    desk.act = linger
+    scene.publish("k")
+    desk.bus.start()
+    assert began.wait(10)
+    stopping = aside.submit(desk.bus.stop, 20)
+    for _ in range(30):  # three leases: time itself is what passes here
+        go_on.wait(LEASE / 10)
+        run_operation(scene.connection, workers.reap())
+    go_on.set()
+    stopping.result()
+    scene.drain()
+    desk.bus.close()
+    found = scene.violations(calm=True)
+    assert laws(found) == ({"B"} if mutant else set())
+
+
+def _reject(dsn: str, mutant: str | None) -> None:
+    """A process whose handler rejects every event."""
+    if mutant:
+        os.environ[DIE_BETWEEN] = "1"
+    mutants.break_python(mutant)
+
+    def handle(event: Any) -> None:
+        raise Reject("as the event asked")
+
+    bus = Bus(dsn, service="scene")
+    bus.subscribe(TOPIC, name=BILLING)(handle)
+    bus.run()
+
+
+@with_and_without("dead-letter-in-two")
+def test_a_process_that_dies_as_an_event_becomes_a_dead_letter(
+    mutant: str | None, stage: Stage, bus_dsn: str
+) -> None:
+    scene = stage(mutant)
+    scene.publish("k")
+    process = multiprocessing.get_context("spawn").Process(
+        target=_reject, args=(bus_dsn, mutant), daemon=True
+    )
+    process.start()
+    try:
+        eventually(lambda: not scene.queue.ids(), timeout=20)
+    finally:
+        process.kill()
+        process.join()
+    scene.connection.execute("select pgbus.stop_worker(id) from pgbus.worker")
+    assert laws(scene.violations()) == ({"L"} if mutant else set())
+
+
+def test_every_mutant_has_its_scene() -> None:
+    assert tried == set(MUTANTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "mutant", [None, *(name for name, one in MUTANTS.items() if one.found_by_chance)]
+)
+def test_a_run_finds_what_chance_can_find(mutant: str | None, server: Server) -> None:
+    if server.bin_dir is None:
+        pytest.skip("needs the programs of PostgreSQL: --pg=embedded, --pg=system or --pg-bin")
+    report = run(Plan(seed=1, duration=30.0, mutant=mutant), bin_dir=server.bin_dir)
+    assert report.held is (mutant is None), report.verdict.violations[:5]
+
+
+def _waiting(connection: Connection) -> bool:
+    """Whether a take waits for another transaction."""
+    row = connection.execute(
+        "select exists (select from pg_stat_activity where wait_event_type = 'Lock' "
+        "and datname = current_database() and query like %s)",
+        (f"%take_{BILLING}%",),
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
+def _for_a_while(condition: Callable[[], bool]) -> None:
+    """Wait until it comes true, or long enough to say that it does not."""
+    try:
+        eventually(condition, timeout=4 * LEASE)
+    except AssertionError:
+        return
