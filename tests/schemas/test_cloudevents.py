@@ -245,6 +245,24 @@ class TestWhatIsRead:
         assert found.subject is None
         assert "urgent" not in found.extensions
 
+    def test_data_that_is_null_is_absent(self) -> None:
+        data = json.loads(official({}, b'{"reason":"late"}'))
+        for text in ({**data, "data": None}, {**json.loads(WRITTEN), "data_base64": None}):
+            assert from_cloudevent(json.dumps(text), Placed | Cancelled).data is not None
+
+    @pytest.mark.parametrize(
+        "time",
+        [
+            "2026-01-31T12:00:00.123456Z",
+            "2026-01-31t12:00:00.123456z",
+            "2026-01-31T12:00:00.123456400Z",
+            "2026-01-31T11:00:00.123456-01:00",
+        ],
+    )
+    def test_times(self, time: str) -> None:
+        text = {**json.loads(WRITTEN), "time": time}
+        assert from_cloudevent(json.dumps(text), Placed).time == NOON
+
     @pytest.mark.parametrize("kind", [Placed | Cancelled, Placed | Cancelled | dict])
     def test_a_union_is_told_apart_by_type(self, kind: Any) -> None:
         assert from_cloudevent(WRITTEN, kind).data == PLACED
@@ -311,7 +329,7 @@ class TestWhatIsRead:
             ({"datacontenttype": "text/xml"}, "data is no JSON"),
             ({"datacontenttype": "application/jsonp"}, "data is no JSON"),
             ({"data_base64": "e30="}, "both 'data' and 'data_base64'"),
-            ({"data": None, "data_base64": "?"}, "both 'data' and 'data_base64'"),
+            ({"data": None, "data_base64": "?"}, "'data_base64' is no string in base64"),
             ({"trace-id": "1"}, "'trace-id': use lower-case"),
             ({"nested": {"a": 1}}, "'nested' is a str, an int or a bool, not a dict"),
             ({"ratio": 0.5}, "'ratio' is a str, an int or a bool, not a float"),

@@ -243,11 +243,12 @@ def _members(text: str | bytes) -> dict[str, msgspec.Raw]:
 
 def _data(members: dict[str, msgspec.Raw]) -> bytes:
     """Return the JSON of the event, and take it out of the members."""
-    data, encoded = members.pop(DATA, None), members.pop(BASE64, None)
-    if data is not None and encoded is not None:
+    data = bytes(members.pop(DATA, b"null"))
+    encoded = bytes(members.pop(BASE64, b"null"))
+    if encoded == b"null":
+        return data
+    if data != b"null":
         raise PayloadError(f"no CloudEvent: it has both {DATA!r} and {BASE64!r}")
-    if encoded is None:
-        return b"null" if data is None else bytes(data)
     try:
         return _BYTES.decode(encoded)
     except msgspec.MsgspecError:

@@ -29,7 +29,8 @@ class Context:
         correlation_id: what all events of one cause have in common, if the publisher said so; else
             the id of the first of them.
         causation_id: the id of the event that caused this one.
-        source: the service that published it; ``None`` for a foreign message that does not say.
+        source: the service that published it, as a URI-reference; ``None`` for a foreign message
+            that does not say.
     """
 
     __slots__ = (
