@@ -7,16 +7,19 @@ from collections import Counter, defaultdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
 from examples.github_events import Activity, Pushed, topic_of
 from examples.github_events.issues import IssueActivity
 from examples.github_events.pull_requests import PullRequestActivity, PullRequestOpened
 from examples.github_events.releases import ReleaseActivity
 from msgspec import UNSET
 
-from pgbus import Bus, Context, Event, Outgoing
+from pgbus import Bus, Context, Event, Outgoing, from_cloudevent, to_cloudevent
 from pgbus.core.schema import describe
 
 TYPES: dict[str, type[Event]] = {
@@ -187,3 +190,17 @@ def test_typed_events_are_published_as_what_they_are(bus: Bus, known: list[Webho
         assert bus.wait_idle(30)
     assert [got[receipt.id] for receipt in receipts] == events
     assert list(bus.dead_letters("activity")) == []
+
+
+def test_there_and_back_as_cloudevents(webhooks: list[Webhook]) -> None:
+    """Written by pgbus, read and written by the official SDK, read by pgbus."""
+    sdk = JSONFormat()
+    for topic, payload in webhooks:
+        sent: Any = msgspec.convert(payload, TYPES[topic]) if topic in TYPES else payload
+        written = to_cloudevent(topic, sent, source="https://github.com", id=uuid4())
+        theirs = sdk.read(CloudEvent, written)
+        if isinstance(sent, Event):
+            check_same(sent, theirs.get_data(), topic)
+        else:
+            assert theirs.get_data() == payload
+        assert from_cloudevent(sdk.write(theirs), Activity | dict[str, Any]).data == sent
