@@ -354,6 +354,11 @@ class TestWhatIsRead:
         with pytest.raises(PayloadError):
             from_cloudevent(json.dumps(text), Placed)
 
+    @pytest.mark.parametrize("parsed", [{"specversion": "1.0"}, None, 17])
+    def test_what_is_no_text(self, parsed: Any) -> None:
+        with pytest.raises(ConfigurationError, match="reads text, not a"):
+            from_cloudevent(parsed)
+
     def test_a_kind_that_nothing_is_decoded_into(self) -> None:
         with pytest.raises(ConfigurationError, match=r"from_cloudevent: .* names no topic"):
             from_cloudevent(WRITTEN, Event)

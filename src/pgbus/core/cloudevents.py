@@ -194,7 +194,7 @@ def from_cloudevent(text: str | bytes, kind: Any = Any) -> CloudEvent[Any]:
 
     Raises:
         PayloadError: it is no CloudEvent of version 1.0, its data is no JSON, or does not fit.
-        ConfigurationError: nothing can be decoded as ``kind``.
+        ConfigurationError: nothing can be decoded as ``kind``, or ``text`` is none.
     """
     bodies = _bodies(kind)
     members = _members(text)
@@ -228,7 +228,9 @@ def _bodies(kind: Any) -> Bodies:
     return inspect_bodies(kind, "from_cloudevent")
 
 
-def _members(text: str | bytes) -> dict[str, msgspec.Raw]:
+def _members(text: Any) -> dict[str, msgspec.Raw]:
+    if not isinstance(text, (str, bytes, bytearray, memoryview)):
+        raise ConfigurationError(f"from_cloudevent reads text, not a {type(text).__name__}")
     try:
         return _MEMBERS.decode(text)
     except UnicodeError:
