@@ -8,7 +8,8 @@ import psycopg
 import pytest
 
 from pgbus.model.delivery import FIRST_LANE, LAST_LANE, Chunk
-from pgbus.store import workers
+from pgbus.store import letters, workers
+from pgbus.store.leases import Taken
 from pgbus.store.query import run
 from pgbus.store.settle import LaneSettlement
 from tests.store.queue import Connection, Queue, wait_until_blocked
@@ -257,6 +258,98 @@ def test_takers_from_everywhere_at_once_win_disjoint_lanes(
     won = [lane for future in futures for lane in future.result()]
     assert len(won) == len(set(won)) == 600
     assert all(FIRST_LANE <= lane <= LAST_LANE for lane in won)
+
+
+def test_two_takers_from_opposite_ends_neither_share_a_lane_nor_wait_for_each_other(
+    another: Another, connection: Connection, queue: Queue, aside: ThreadPoolExecutor
+) -> None:
+    low, middle, high = sorted(["a", "b", "c"], key=queue.lane)
+    queue.send(low, middle, high)
+    blocker, up, down = (Worker(another(), queue) for _ in range(3))
+    with blocker.connection.transaction():
+        [held] = blocker.take(blocker.wish(start=queue.lane(middle), lanes=1)).chunks
+        # One from below has the lowest lane, and waits in front of the middle; one from above has
+        # the highest, begins at the bottom again, and waits behind the first.
+        climbing = aside.submit(up.take)
+        wait_until_blocked(connection, up.connection)
+        [top] = down.take(down.wish(start=queue.lane(high))).chunks
+        falling = aside.submit(down.take)
+        wait_until_blocked(connection, down.connection)
+    [bottom] = climbing.result().chunks
+    assert falling.result() == Taken([], [], None)
+    won = {one.lane: (one, worker) for one, worker in ((bottom, up), (held, blocker), (top, down))}
+    assert list(won) == [queue.lane(low), queue.lane(middle), queue.lane(high)]
+    assert all(worker.finish(chunk) == {lane} for lane, (chunk, worker) in won.items())
+
+
+def test_a_take_executed_only_after_it_was_given_back_is_given_back_again(
+    another: Another, connection: Connection, queue: Queue, aside: ThreadPoolExecutor
+) -> None:
+    """Its connection broke, but the backend stalled and carries it out later."""
+    front, back = sorted(["a", "b"], key=queue.lane)
+    queue.send(front, back)
+    blocker, worker = Worker(another(), queue), Worker(another(), queue)
+    lost = worker.wish()
+    with blocker.connection.transaction():
+        [held] = blocker.take(blocker.wish(lanes=1)).chunks
+        taking = aside.submit(worker.take, lost)
+        wait_until_blocked(connection, worker.connection)
+        assert run(connection, workers.forget(worker.id, [lost.token])) == 0
+    taking.result()
+    assert queue.leases()[queue.lane(back)] == (worker.id, lost.token)
+    assert run(connection, workers.forget(worker.id, [lost.token])) == 1
+    assert queue.leases() == {held.lane: (blocker.id, held.token)}
+    assert queue.attempts() == {}
+    assert ids(worker.take()) == [[2]]
+
+
+def test_a_redrive_amid_a_take_comes_before_its_successors(
+    another: Another, connection: Connection, queue: Queue, aside: ThreadPoolExecutor
+) -> None:
+    front, back = sorted(["a", "b"], key=queue.lane)
+    queue.send(back, back, front)
+    blocker, quick, slow = (Worker(another(), queue) for _ in range(3))
+    [chunk] = quick.take(quick.wish(start=queue.lane(back))).chunks
+    quick.settle(give_up(chunk))
+    with blocker.connection.transaction():
+        # The walk of `slow` sees the live event at the head of its key.
+        blocker.take(blocker.wish(lanes=1))
+        taking = aside.submit(slow.take)
+        wait_until_blocked(connection, slow.connection)
+        assert run(connection, letters.redrive(queue.name, None, None)) == 1
+    assert ids(taking.result()) == [[1, 2]]
+
+
+def test_a_redrive_that_is_not_committed_waits_for_the_holder_of_its_key(
+    another: Another, queue: Queue
+) -> None:
+    queue.send("k", "k")
+    first, second, operator = Worker(another(), queue), Worker(another(), queue), another()
+    first.settle(give_up(*first.take().chunks))
+    with operator.transaction():
+        assert run(operator, letters.redrive(queue.name, None, None)) == 1
+        taken = first.take()
+        assert ids(taken) == [[2]]
+    assert second.take().chunks == []
+    first.finish(*taken.chunks)
+    assert ids(second.take()) == [[1]]
+
+
+def test_a_parked_key_waits_until_its_redrive_is_committed(
+    another: Another, connection: Connection
+) -> None:
+    queue = Queue(connection, park=True)
+    queue.send("k", "k")
+    worker, operator = Worker(another(), queue), another()
+    worker.settle(give_up(*worker.take().chunks))
+    with operator.transaction(force_rollback=True):
+        assert run(operator, letters.redrive(queue.name, None, None)) == 1
+        assert worker.take().chunks == []
+    assert worker.take().chunks == []
+    with operator.transaction():
+        assert run(operator, letters.redrive(queue.name, None, None)) == 1
+        assert worker.take().chunks == []
+    assert ids(worker.take()) == [[1, 2]]
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
