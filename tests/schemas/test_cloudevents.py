@@ -122,6 +122,8 @@ class TestWhatIsWritten:
         assert (event.get_type(), data) == ("weather.sunny", [1, None])
         assert event.get_extension("partitionkey") == "north"
         assert event.get_extension("dataversion") is None
+        written = to_cloudevent("weather.sunny", {}, source="shop", id=ID, version=3)
+        assert SDK.read(OfficialEvent, written).get_extension("dataversion") == 3
 
     @pytest.mark.parametrize(
         ("source", "said"),
@@ -152,6 +154,7 @@ class TestWhatIsWritten:
             ({"extensions": {"id": "1"}}, PayloadError, "'id' is an attribute of another meaning"),
             ({"extensions": {"partitionkey": "1"}}, PayloadError, "of another meaning"),
             ({"extensions": {"data": "1"}}, PayloadError, "'data' is an attribute of another"),
+            ({"extensions": {"a": None}}, PayloadError, "'a' is a str, an int or a bool, not a No"),
             ({"extensions": {"a": 1.5}}, PayloadError, "'a' is a str, an int or a bool, not a fl"),
             ({"extensions": {"a": "x\ny"}}, PayloadError, "'a' has a character that none may"),
             ({"extensions": {"a": "\ud800"}}, PayloadError, "'a' has a character that none may"),
@@ -160,6 +163,7 @@ class TestWhatIsWritten:
             ({"correlation_id": ""}, PayloadError, "'correlationid' is empty"),
             ({"key": "a\tb"}, PayloadError, "'partitionkey' has a character"),
             ({"source": ""}, ConfigurationError, "source"),
+            ({"version": 0}, ConfigurationError, "version=0: use a whole number"),
             ({"id": "17"}, ConfigurationError, "id is a UUID"),
             ({"time": datetime(2026, 1, 31)}, ConfigurationError, "time zone"),
         ],
@@ -483,6 +487,7 @@ def test_a_handler_sends_on_what_it_got(make_bus: Callable[..., Bus], elsewhere:
     assert (placed.version, placed.subject) == (2, "order/7")
     assert placed.extensions == {"tenant": "é"}
     assert placed.time is not None
+    assert cancelled.version == 1  # though the handler takes a dict
     assert cancelled.causation_id == cancelled.correlation_id == str(receipt.id)
 
     foreign = official({"type": "orders.noted"}, {"note": "rain"})

@@ -19,6 +19,7 @@ from pgbus.core.encoding import MAX_BODY_CEILING, MISSING, Encoder, outgoing
 from pgbus.core.registry import Bodies, UnknownType, inspect_bodies
 from pgbus.errors import ConfigurationError, PayloadError
 from pgbus.model import envelope
+from pgbus.model.checks import check_whole
 from pgbus.model.envelope import Incoming, Outgoing
 from pgbus.model.event import Event
 
@@ -116,6 +117,7 @@ def to_cloudevent(
     id: UUID,  # noqa: A002 - named as CloudEvents names it
     time: datetime | None = None,
     key: str | None = None,
+    version: int | None = None,
     subject: str | None = None,
     dataschema: str | None = None,
     correlation_id: str | None = None,
@@ -134,6 +136,7 @@ def to_cloudevent(
         id: the event's id. Keep it when the event is sent again.
         time: the aware moment when it was published.
         key: the ``partitionkey``; by default the one that the event's type names.
+        version: the ``dataversion`` of a payload that is no event; an event has its type's.
         subject: what the event is about, in the words of its source.
         dataschema: the URI of a schema of the event.
         correlation_id: what all events of one cause have in common.
@@ -149,6 +152,8 @@ def to_cloudevent(
     """
     if time is not None and time.utcoffset() is None:
         raise ConfigurationError("to_cloudevent: time has no time zone; make it aware")
+    if version is not None:
+        check_whole("to_cloudevent: version", version, 1)
     encoded = Encoder(source=source, max_body=MAX_BODY_CEILING).encode(
         outgoing(topic, payload, key=key, id=id),
         new_id=id,
@@ -156,21 +161,16 @@ def to_cloudevent(
         correlation_id=correlation_id,
         causation_id=causation_id,
     )
-    headers = msgspec.json.decode(encoded.headers)
-    attributes: dict[str, Any] = {
-        envelope.SPEC_VERSION: headers.pop(envelope.SPEC_VERSION),
-        **{_NAMES.get(name, name): headers[name] for name in headers if name not in _NOT_SENT},
-        SUBJECT: subject,
-        SCHEMA: dataschema,
-    }
-    for name, value in (extensions or {}).items():
-        if name in _OWN:
-            raise PayloadError(f"the extension {name!r} is an attribute of another meaning")
-        attributes[name] = value
+    attributes = _attributes_of(encoded.headers)
+    attributes.setdefault(VERSION, version)
+    attributes |= {SUBJECT: subject, SCHEMA: dataschema}
     if time is None:
         del attributes[envelope.TIME]
-    for name in [name for name, value in attributes.items() if value is None]:
-        del attributes[name]
+    attributes = {name: value for name, value in attributes.items() if value is not None}
+    for name in extensions or {}:
+        if name in _OWN:
+            raise PayloadError(f"the extension {name!r} is an attribute of another meaning")
+    attributes |= extensions or {}
     _check(attributes)
     return msgspec.json.encode({**attributes, DATA: msgspec.Raw(encoded.body.encode())})
 
@@ -221,6 +221,13 @@ def from_cloudevent(text: str | bytes, kind: Any = Any) -> CloudEvent[Any]:
         causation_id=own[envelope.CAUSATION],
         extensions=attributes,
     )
+
+
+def _attributes_of(headers: str) -> dict[str, Any]:
+    """Return what the headers of a message say under the names that CloudEvents has for it."""
+    found: dict[str, Any] = msgspec.json.decode(headers)
+    spec = {envelope.SPEC_VERSION: found.pop(envelope.SPEC_VERSION)}  # first, as readers expect it
+    return spec | {_NAMES.get(name, name): found[name] for name in found if name not in _NOT_SENT}
 
 
 @functools.lru_cache(maxsize=256)

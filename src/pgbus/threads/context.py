@@ -38,6 +38,7 @@ class Context:
         "_extend",
         "_hold",
         "_outgoing",
+        "_version",
         "attempt",
         "causation_id",
         "correlation_id",
@@ -73,6 +74,7 @@ class Context:
         self._encode = encode
         self._extend = extend
         self._outgoing: list[Encoded] = []
+        self._version = incoming.version
 
     @property
     def lease_lost(self) -> bool:
@@ -135,6 +137,7 @@ class Context:
             id=self.id,
             time=self.published_at,
             key=self.key,
+            version=self._version,
             subject=headers.pop("subject", None),
             dataschema=headers.pop("dataschema", None),
             correlation_id=self.correlation_id,
