@@ -1,6 +1,5 @@
 """Decoding: whatever a client wrote, it is read or refused with the place of its fault."""
 
-import dataclasses
 import enum
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -69,18 +68,18 @@ class TestReadHeaders:
 
     def test_a_foreign_message(self) -> None:
         found = read_headers('{"type":"orders.created","id":"nope","a":[1,{"b":null}]}')
-        assert found == dataclasses.replace(
+        assert found == msgspec.structs.replace(
             NOTHING, topic="orders.created", headers={"a": [1, {"b": None}]}
         )
 
     @pytest.mark.parametrize("group", ["7", "1.50", "true", "[1, 2]", '{"a": null}'])
     def test_a_group_that_is_no_string_is_its_json_text(self, group: str) -> None:
         found = read_headers(f'{{"x-pgmq-group":{group},"id":"nope"}}')
-        assert found == dataclasses.replace(NOTHING, key=group)
+        assert found == msgspec.structs.replace(NOTHING, key=group)
 
     def test_a_foreign_header_that_cannot_be_decoded_spoils_the_foreign_ones_alone(self) -> None:
         found = read_headers('{"type":"a","x-pgmq-group":"k","b":1,"c":1e400}')
-        assert found == dataclasses.replace(NOTHING, topic="a", key="k")
+        assert found == msgspec.structs.replace(NOTHING, topic="a", key="k")
 
     def test_the_topic_is_pgbus_own_before_the_type(self) -> None:
         assert read_headers('{"type":"a","pgbus-topic":"b"}').topic == "b"

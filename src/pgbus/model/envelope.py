@@ -6,10 +6,11 @@ what the publisher added.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
+
+import msgspec
 
 # CloudEvents 1.0 context attributes. `type` and `topic` are the same word here.
 ID = "id"
@@ -36,8 +37,7 @@ RESERVED_PREFIX = "pgbus-"
 CLOUDEVENTS_VERSION = "1.0"
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True):
     """An event under an explicit topic, for ``publish_many`` and ``Context.publish``.
 
     Parameters are those of :meth:`pgbus.Bus.publish`.
@@ -51,9 +51,12 @@ class Outgoing:
     at: datetime | None = None
     id: UUID | None = None
 
+    def __repr__(self) -> str:
+        """Show neither the payload nor the headers."""
+        return f"Outgoing(topic={self.topic!r}, key={self.key!r}, id={self.id!r})"
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+
+class Receipt(msgspec.Struct, frozen=True):
     """What became of a published event."""
 
     id: UUID
@@ -65,8 +68,7 @@ class Receipt:
     """True where an event with this id had been published within the dedup window."""
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(msgspec.Struct, frozen=True):
     """The headers of a delivered message, read; every field may be missing in a foreign one."""
 
     id: UUID | None
