@@ -88,7 +88,9 @@ def _execute(connection: "psycopg.Connection[Any]", query: Query[T]) -> list[T]:
     with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
         binary = query.parameters is not None
         cursor.execute(query.text, query.parameters, prepare=query.prepare, binary=binary)
-        if cursor.description is None:
+        result = cursor.pgresult
+        # (cursor.description would make an object of each column first.)
+        if result is None or not result.nfields:
             return []
         make = query.make
         return [make(*row) for row in cursor.fetchall()]
