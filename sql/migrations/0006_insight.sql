@@ -104,7 +104,8 @@ begin
     perform pgbus.require_name(p_name);
     execute format(
         'with chosen as ('
-        ' select d.msg_id from pgmq.%2$I d where d.headers ? ''pgbus-dead'''
+        ' select d.msg_id from pgmq.%2$I d'
+        ' where d.headers -> ''pgbus-dead'' ->> ''msg_id'' ~ ''^-?[0-9]{1,18}$'''
         ' and ($1 is null or d.headers ->> ''id'' = any ($1))'
         ' order by (d.headers -> ''pgbus-dead'' ->> ''msg_id'')::bigint limit $2 for update skip locked'
         '), gone as ('

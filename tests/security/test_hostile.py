@@ -221,7 +221,7 @@ PUBLISHING = (
         "select * from pgbus.record_types('shop', array['a'], array[1], array['A'], "
         "array[null]::text[], array['f'], array['{}'])"
     ),
-    "select pgbus.record_publisher('a', 1, 'shop', '', 'here', 'f')",
+    "select pgbus.record_publisher('a', 1, 'shop', '', 'here', 'f', '{}')",
 )
 SERVING = (
     *PUBLISHING,

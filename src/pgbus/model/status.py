@@ -1,6 +1,6 @@
 """What a bus shows of itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -38,7 +38,10 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """An event that a subscription gave up on, with everything needed to find out why."""
+    """An event that a subscription gave up on, with everything needed to find out why.
+
+    Its ``repr`` shows neither the event nor what the handler said of it.
+    """
 
     id: UUID | None
     """The event's id; ``None`` for a foreign message without one."""
@@ -46,13 +49,13 @@ class DeadLetter:
     """The dead letter's own number in its queue."""
     topic: str | None
     key: str | None
-    body: Any
+    body: Any = field(repr=False)
     """The decoded JSON."""
-    headers: dict[str, Any]
-    error: str
+    headers: dict[str, Any] = field(repr=False)
+    error: str = field(repr=False)
     """``type: message`` of the last failure."""
     error_type: str
-    traceback: str
+    traceback: str = field(repr=False)
     attempts: int
     first_at: datetime
     """When the event was first tried and failed."""

@@ -17,6 +17,8 @@ select pg_backend_pid() = %(pid)s,
     case when pg_backend_pid() = %(pid)s then
         set_config('default_transaction_isolation', 'read committed', false)
         || set_config('TimeZone', 'UTC', false)
+        -- What a statement was given must not come to light with its error, here or in the log.
+        || set_config('log_parameter_max_length_on_error', '0', false)
     end
 """
 
