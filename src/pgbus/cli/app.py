@@ -7,7 +7,17 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pgbus.cli import demo, letters, publish, setup, status, subscriptions, tail
+from pgbus.cli import (
+    asyncapi,
+    demo,
+    letters,
+    publish,
+    schema,
+    setup,
+    status,
+    subscriptions,
+    tail,
+)
 from pgbus.cli.fault import describe
 from pgbus.errors import PgbusError
 
@@ -64,6 +74,7 @@ def _root(
 _SET_UP = "Setting up and running"
 _LOOK = "Publishing and looking"
 _AFTER = "Looking after"
+_CONTRACTS = "Contracts"
 
 app.command(rich_help_panel=_SET_UP)(demo.demo)
 app.command(rich_help_panel=_SET_UP)(setup.install)
@@ -75,3 +86,5 @@ app.command(rich_help_panel=_LOOK)(subscriptions.bindings)
 app.command(rich_help_panel=_LOOK)(tail.tail)
 app.add_typer(subscriptions.app, name="subscription", rich_help_panel=_AFTER)
 app.add_typer(letters.app, name="dlq", rich_help_panel=_AFTER)
+app.add_typer(schema.app, name="schema", rich_help_panel=_CONTRACTS)
+app.command(rich_help_panel=_CONTRACTS)(asyncapi.asyncapi)

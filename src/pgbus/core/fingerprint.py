@@ -34,6 +34,7 @@ SAYS_NOTHING: Final = frozenset(
         "x-pgbus-key",
         "x-pgbus-attribute",
         "x-pgbus-elements",
+        "x-pgbus-enumeration",
         "x-pgbus-members",
         "x-pgbus-tag",
         "x-pgbus-omits-defaults",

@@ -6,8 +6,8 @@ has forgotten its name. The keywords are JSON Schema's (2020-12); what it has no
 with ``x-pgbus-``.
 """
 
+import inspect
 import re
-import textwrap
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +33,8 @@ TAG: Final = "x-pgbus-tag"
 """Of a struct: the property that tells it from the others of its union."""
 MEMBERS: Final = "x-pgbus-members"
 """Of an enumeration: what Python calls its values, in their order."""
+ENUMERATION: Final = "x-pgbus-enumeration"
+"""Of the names of a mapping's properties: the definition of which they are the values, as text."""
 OMITS: Final = "x-pgbus-omits-defaults"
 """Of a struct: what has its default value is left out when it is written."""
 ZONE: Final = "x-pgbus-timezone"
@@ -257,7 +259,8 @@ class _Writer:
         """Return what the names of a mapping's properties, which are strings, have to be."""
         bare = _bare(info)
         if isinstance(bare, types.EnumType):
-            return {"enum": sorted(str(member.value) for member in bare.cls)}
+            values = sorted(str(member.value) for member in bare.cls)
+            return {"enum": values, ENUMERATION: _REF + self._names[bare.cls]}
         if isinstance(bare, types.UnionType):
             return {"anyOf": [self._keys(one) for one in bare.types]}
         node = self.node(info)
@@ -303,7 +306,9 @@ class _Writer:
             if field.required:
                 required = place
         tags = len(nodes) - len(info.fields)
-        made = {"type": "array", "prefixItems": nodes, "minItems": required + tags}
+        made: Schema = {"type": "array", "minItems": required + tags}
+        if nodes:
+            made["prefixItems"] = nodes
         if isinstance(info, types.NamedTupleType) or info.forbid_unknown_fields:
             made["maxItems"] = len(nodes)
         made[ELEMENTS] = [field.name for field in info.fields]
@@ -360,6 +365,6 @@ def _time(info: Any, word: str) -> Schema:
 
 def _doc(kind: Any) -> str:
     kind = getattr(kind, "__origin__", kind)
-    text = textwrap.dedent(kind.__dict__.get("__doc__") or "").strip()
+    text = inspect.cleandoc(kind.__dict__.get("__doc__") or "").strip()
     generated = text.startswith(f"{kind.__name__}(") or text == "An enumeration."
     return "" if generated else text
