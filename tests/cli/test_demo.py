@@ -16,7 +16,7 @@ from pgbus.demo.ledger import Page
 from pgbus.demo.shop import invent
 from pgbus.demo.staff import BILLING, PATTERNS, WANTED
 from pgbus.demo.verdict import Repair, judge
-from tests.cli.command import COMMAND, PATIENCE, environment, pgbus
+from tests.cli.command import COMMAND, PATIENCE, call, environment, pgbus
 from tests.waiting import eventually
 
 EVENTS = "300"
@@ -34,6 +34,7 @@ def test_it_judges_itself_and_leaves_nothing(dsn: str) -> None:
     assert verdict["good"] is True
     assert len(verdict["checks"]) == 5
     assert names(dsn) == []
+    assert call(dsn, "schema", "list", "--json").json == []
 
 
 def test_it_draws_on_a_terminal(dsn: str) -> None:
