@@ -327,7 +327,8 @@ def test_every_mutant_has_its_scene() -> None:
 def test_a_run_finds_what_chance_can_find(mutant: str | None, server: Server) -> None:
     if server.bin_dir is None:
         pytest.skip("needs the programs of PostgreSQL: --pg=embedded, --pg=system or --pg-bin")
-    report = run(Plan(seed=1, duration=30.0, mutant=mutant), bin_dir=server.bin_dir)
+    mix = MUTANTS[mutant].mix if mutant is not None else {}
+    report = run(Plan(seed=1, duration=30.0, mutant=mutant, mix=mix), bin_dir=server.bin_dir)
     assert report.held is (mutant is None), report.verdict.violations[:5]
 
 
