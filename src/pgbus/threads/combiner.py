@@ -19,11 +19,17 @@ MOST_ITEMS = 500
 
 
 class _Entry(Generic[T, R]):
-    """One caller's items; its thread waits for ``ready``, to return or to store a whole batch."""
+    """One caller's items; its thread waits at the gate, to return or to store a whole batch.
+
+    The gate is a bare lock, which whoever is done with the entry releases: an ``Event`` would cost
+    each waiting publish as much as its encoding.
+    """
+
+    __slots__ = ("batch", "error", "gate", "items", "results")
 
     def __init__(self, items: Sequence[T]) -> None:
         self.items = items
-        self.ready = threading.Event()
+        self.gate = threading.Lock()
         self.batch: list[_Entry[T, R]] = []
         self.results: Sequence[R] = ()
         self.error: BaseException | None = None
@@ -53,12 +59,13 @@ class Combiner(Generic[T, R]):
         entry: _Entry[T, R] = _Entry(items)
         with self._lock:
             if self._busy:
+                entry.gate.acquire()
                 self._waiting.append(entry)
             else:
                 self._busy = True
                 entry.batch.append(entry)
         if not entry.batch:
-            entry.ready.wait()
+            entry.gate.acquire()
         if entry.batch:
             try:
                 self._store_all(entry.batch)
@@ -79,7 +86,7 @@ class Combiner(Generic[T, R]):
             while self._waiting and size + len(self._waiting[0].items) <= MOST_ITEMS:
                 size += len(self._waiting[0].items)
                 first.batch.append(self._waiting.popleft())
-        first.ready.set()
+        first.gate.release()
 
     def _store_all(self, batch: Sequence[_Entry[T, R]]) -> None:
         """Store a batch and let its other callers go."""
@@ -91,7 +98,7 @@ class Combiner(Generic[T, R]):
             raise
         finally:
             for entry in batch[1:]:
-                entry.ready.set()
+                entry.gate.release()
 
     def _try(self, batch: Sequence[_Entry[T, R]]) -> None:
         try:
