@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import jsonschema
 import msgspec
 import pytest
 from cloudevents.core.formats.json import JSONFormat
@@ -128,6 +129,19 @@ def test_each_type_has_a_schema_of_its_topic(kind: type[Event]) -> None:
     schema = describe(kind)
     assert schema.topic.startswith("github.")
     assert "Repository" in schema.document["$defs"]
+
+
+def test_their_schemas_allow_what_came(known: list[Webhook]) -> None:
+    """As others see them: by a validator of JSON Schema."""
+    validators = {
+        kind: jsonschema.Draft202012Validator(describe(kind).document)
+        for kind in {one.kind for one in known}
+    }
+    for one in known:
+        validator = validators[one.kind]
+        validator.validate(one.payload)
+        validator.validate(json.loads(msgspec.json.encode(msgspec.convert(one.payload, one.kind))))
+        assert not validator.is_valid({**one.payload, "repository": {"id": "1"}})
 
 
 def test_over_a_bus(bus: Bus, webhooks: list[Webhook], known: list[Webhook]) -> None:
