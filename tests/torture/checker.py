@@ -1,11 +1,12 @@
 """Every law at once, and the figures of a run."""
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tests.torture import fences, laws
-from tests.torture.history import History
+from tests.torture.history import NEVER, History
 from tests.torture.laws import Violation
 from tests.torture.records import Begin, End, Fault, Told
 
@@ -89,29 +90,43 @@ def _worst(history: History, faults: list[Fault]) -> dict[str, float]:
 
 def _recoveries(history: History, faults: list[Fault]) -> Iterator[tuple[str, float]]:
     """The times that can be told: those of victims that no other fault struck meanwhile."""
-    works: dict[int, list[int]] = {}
-    for one in history.records:
-        if isinstance(one, End):
-            works.setdefault(one.pid, []).append(one.at)
+    works = _moments((one.pid, one.at) for one in history.records if isinstance(one, End))
+    struck = _moments(
+        (pid, one.at) for one in faults if one.kind in (*DISRUPTIVE, "term") for pid in one.pids
+    )
     died = {
         history.processes[row.worker]: row.at - history.clock
         for row in history.audit
         if row.kind == "died" and row.worker in history.processes
     }
-    struck = [
-        (one.at, pid) for one in faults if one.kind in (*DISRUPTIVE, "term") for pid in one.pids
-    ]
     # After a restart of the server everybody gets a lease more to come back.
-    restarts = [one.until for one in faults if one.kind == "postmaster"]
+    restarts = sorted(one.until for one in faults if one.kind == "postmaster")
     for fault in faults:
+        if fault.kind == "term":
+            yield fault.kind, (fault.until - fault.at) / 1e9
+            continue
         for pid in fault.pids:
-            if fault.kind == "term":
-                yield fault.kind, (fault.until - fault.at) / 1e9
-            elif fault.kind in ("kill", "exit"):
-                if pid in died and not any(fault.at < at < died[pid] * 1e9 for at in restarts):
+            if fault.kind in ("kill", "exit"):
+                if pid in died and not (_after(restarts, fault.at) or NEVER) < died[pid] * 1e9:
                     yield fault.kind, died[pid] - fault.at / 1e9
             elif fault.kind in DISRUPTIVE:
-                back = min((at for at in works.get(pid, []) if at > fault.until), default=None)
-                hit = any(one == pid and fault.at < at <= (back or at) for at, one in struck)
-                if back is not None and not hit:
+                back = _after(works.get(pid, []), fault.until)
+                again = _after(struck.get(pid, []), fault.at)
+                if back is not None and (again is None or again > back):
                     yield fault.kind, (back - fault.until) / 1e9
+
+
+def _moments(found: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
+    """The moments of each process, in order."""
+    moments: dict[int, list[int]] = {}
+    for pid, at in found:
+        moments.setdefault(pid, []).append(at)
+    for some in moments.values():
+        some.sort()
+    return moments
+
+
+def _after(moments: list[int], moment: int) -> int | None:
+    """The first of some moments in order that is later than another."""
+    place = bisect_right(moments, moment)
+    return moments[place] if place < len(moments) else None
