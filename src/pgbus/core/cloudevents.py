@@ -15,8 +15,8 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
 
+from pgbus.core.bodies import Bodies, UnknownType, inspect_bodies
 from pgbus.core.encoding import MAX_BODY_CEILING, MISSING, Encoder, outgoing
-from pgbus.core.registry import Bodies, UnknownType, inspect_bodies
 from pgbus.errors import ConfigurationError, PayloadError
 from pgbus.model import envelope
 from pgbus.model.checks import check_whole

@@ -11,7 +11,7 @@ def wildcard_faults(
     """Return what does not go together, each as a sentence's end.
 
     That a type of the handler can be delivered by none of its patterns is an error whenever the
-    handler is declared; see :func:`pgbus.core.registry.inspect_handler`.
+    handler is declared; see :func:`pgbus.core.handler.inspect_handler`.
 
     Parameters:
         patterns: the subscription's.

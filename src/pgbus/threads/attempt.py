@@ -5,8 +5,8 @@ from typing import Any
 
 import psycopg
 
+from pgbus.core.bodies import UnknownType
 from pgbus.core.encoding import Encoded
-from pgbus.core.registry import UnknownType
 from pgbus.core.verdict import Bury, Done, GiveBack, Verdict
 from pgbus.errors import LeaseLost, PayloadError, PgbusError
 from pgbus.store.leases import begin_handling

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from pgbus.core.handler import Handler, inspect_handler, subscription_name
 from pgbus.core.patterns import check_pattern, expand
-from pgbus.core.registry import Handler, inspect_handler, subscription_name
 from pgbus.errors import ConfigurationError
 from pgbus.model.checks import check_choice, check_instance, check_number, check_whole
 from pgbus.model.config import OnExhausted, Retry

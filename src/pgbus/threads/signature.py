@@ -2,7 +2,7 @@
 
 A handler takes the event, and may ask for its context and for a connection, in any order; what has
 a default does not matter. Which types go with which is found out when the decorator is applied: see
-:func:`pgbus.core.registry.inspect_handler`.
+:func:`pgbus.core.handler.inspect_handler`.
 """
 
 from collections.abc import Callable

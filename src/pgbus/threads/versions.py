@@ -8,10 +8,11 @@ import logging
 import time
 from collections.abc import Callable
 
+from pgbus.core.bodies import UnknownType
 from pgbus.core.changes import compare
 from pgbus.core.decoding import decode, read_downcasts
+from pgbus.core.handler import Handler
 from pgbus.core.recorded import Recorded
-from pgbus.core.registry import Handler, UnknownType
 from pgbus.core.schema import describe
 from pgbus.store import schemas
 from pgbus.store.query import Operation

@@ -12,8 +12,9 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 
+from pgbus.core.bodies import UnknownType
 from pgbus.core.decoding import read_headers
-from pgbus.core.registry import Handler, UnknownType, inspect_handler, subscription_name
+from pgbus.core.handler import Handler, inspect_handler, subscription_name
 from pgbus.errors import ConfigurationError, InvalidName, PayloadError
 from pgbus.model.event import Event
 
