@@ -15,7 +15,9 @@ import psycopg
 from psycopg import sql
 
 from pgbus.store.leases import Take, Taken
+from pgbus.store.query import Operation
 from pgbus.store.settle import LaneSettlement, settle
+from pgbus.threads import attempt
 from pgbus.threads.engine import Engine
 from pgbus.threads.fetcher import Fetcher
 from pgbus.threads.session import Session
@@ -150,6 +152,16 @@ def _stop_beating() -> None:
     setattr(Engine, "stop", stop)  # noqa: B010
 
 
+def _commit_regardless() -> None:
+    def claim(
+        name: str, worker: int, lanes: Sequence[LaneSettlement], mark: str | None = None
+    ) -> Operation[set[int]]:
+        yield from settle(name, worker, lanes, mark)
+        return {one.lane for one in lanes}
+
+    setattr(attempt, "settle", claim)  # noqa: B010
+
+
 def _bury_in_two() -> None:
     original = Settler._store
 
@@ -268,6 +280,17 @@ MUTANTS: dict[str, Mutant] = {
         patch=_never_doubt,
         # Whatever ends a worker gives back its leases, after all.
         mix={**dict.fromkeys(KINDS, 0), "lost reply": 1, "cut": 1, POSTMASTER: 0},
+    ),
+    "unfenced-transaction": Mutant(
+        "a handler's transaction commits, whoever holds the lane",
+        patch=_commit_regardless,
+        found_by_chance=False,  # the reaper ends the sessions of the dead, and mostly saves it
+    ),
+    "forgotten-ids": Mutant(
+        "an id that was published is published again",
+        functions=(
+            ("publish", ((r"and g\.id not in \(select f\.id from fresh f\)", "and false"),)),
+        ),
     ),
     "stale-routes": Mutant(
         "what publishers remember of routes outlives a new binding",

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
@@ -75,12 +76,20 @@ class Scene:
         """A worker on a connection of its own."""
         return Worker(self._another(), queue or self.queue)
 
-    def publish(self, *keys: str, how: str = "ok") -> None:
-        """Publish one event for each key, each in a transaction of its own."""
+    def publish(
+        self, *keys: str, how: str = "ok", event_id: UUID | None = None, times: int = 1
+    ) -> None:
+        """Publish one event for each key, each in a transaction of its own.
+
+        Parameters:
+            event_id, times: publish it so often under one id, as whoever got no reply.
+        """
         for key in keys:
             uid = f"e{next(self._uids)}"
             self.records.append(Intent(uid, now(), [Message(uid, key, TOPIC, how)]))
-            self._publisher.publish_many([Outgoing(TOPIC, {"uid": uid, "how": how}, key=key)])
+            event = Outgoing(TOPIC, {"uid": uid, "how": how}, key=key, id=event_id)
+            for _ in range(times):
+                self._publisher.publish_many([event])
             self.records.append(Outcome(uid, now(), "committed"))
 
     def handle(self, chunk: Chunk, queue: Queue | None = None, *, pid: int = HAND) -> None:
@@ -93,6 +102,13 @@ class Scene:
     def begin(self, subscription: str, uid: str, pid: int) -> None:
         self.records.append(Begin(subscription, uid, None, 1, pid, now()))
 
+    def leave_effect(self, connection: Connection, uid: str, began: int, pid: int = HAND) -> None:
+        connection.execute(
+            "insert into torture.effect (subscription, uid, pid, began, ended) "
+            "values (%s, %s, %s, %s, %s)",
+            (self.queue.name, uid, pid, began, now()),
+        )
+
     def transact(self, worker: Worker, chunk: Chunk) -> bool:
         """Handle a chunk in a transaction that leaves effects; false where it rolled back."""
         owned: set[int] = set()
@@ -100,11 +116,7 @@ class Scene:
             began = now()
             self.handle(chunk)
             for uid in self.uids(chunk):
-                worker.connection.execute(
-                    "insert into torture.effect (subscription, uid, pid, began, ended) "
-                    "values (%s, %s, %s, %s, %s)",
-                    (self.queue.name, uid, HAND, began, now()),
-                )
+                self.leave_effect(worker.connection, uid, began)
             owned = worker.finish(chunk)
             if not owned:
                 raise psycopg.Rollback

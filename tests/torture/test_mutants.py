@@ -9,13 +9,16 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from uuid import uuid4
 
+import psycopg
 import pytest
 
 from pgbus import Bus, Context, Reject, Retry
 from pgbus.store import workers
 from pgbus.store.query import run as run_operation
 from pgbus.store.settle import LaneSettlement
+from pgbus.threads import attempt
 from pgbus.threads.engine import Engine
 from pgbus.threads.fetcher import Fetcher
 from pgbus.threads.session import Session
@@ -75,6 +78,7 @@ def broken(mutant: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
         (Session, "doubt"),
         (Engine, "stop"),
         (Settler, "_store"),
+        (attempt, "settle"),
     ):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is put back
     mutants.break_python(mutant)
@@ -209,6 +213,48 @@ def test_a_handler_that_fails(mutant: str | None, stage: Stage, bus_dsn: str) ->
         assert failed.wait(10)
         eventually(lambda: not scene.queue.ids())
     assert laws(scene.violations()) == ({"L"} if mutant else set())
+
+
+@with_and_without("forgotten-ids")
+def test_a_publish_that_is_repeated_under_its_id(mutant: str | None, stage: Stage) -> None:
+    scene = stage(mutant)
+    scene.publish("k", event_id=uuid4(), times=2)
+    scene.drain()
+    assert laws(scene.violations()) == ({"L"} if mutant else set())
+
+
+@pytest.mark.usefixtures("broken")
+@with_and_without("unfenced-transaction")
+def test_a_transaction_that_outlives_its_lease(
+    mutant: str | None, stage: Stage, bus_dsn: str
+) -> None:
+    scene = stage(mutant, transactional=True)
+    scene.publish("k")
+    began, go_on = threading.Event(), threading.Event()
+    bus = Bus(bus_dsn, service="scene")
+
+    @bus.subscribe(TOPIC, name=BILLING)
+    def handle(event: Any, connection: psycopg.Connection[Any]) -> None:
+        at = now()
+        scene.begin(BILLING, event["uid"], os.getpid())
+        scene.leave_effect(connection, event["uid"], at, os.getpid())
+        began.set()
+        assert go_on.wait(20)
+        scene.records.append(End(BILLING, event["uid"], os.getpid(), now()))
+
+    heir = scene.worker()
+    with bus, bus.running():
+        assert began.wait(10)
+        scene.connection.execute(
+            "update pgbus.worker set lease = '0', expires_at = '-infinity' where id <> %s",
+            (heir.id,),
+        )
+        # Not by reap: it would also end the session of the handler.
+        scene.connection.execute("select pgbus.reap()")
+        [chunk] = heir.take().chunks
+        assert scene.transact(heir, chunk)
+        go_on.set()
+    assert laws(scene.violations()) == ({"E"} if mutant else set())
 
 
 @pytest.mark.usefixtures("broken")
