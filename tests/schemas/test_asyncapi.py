@@ -81,6 +81,8 @@ def test_a_channel_has_a_message_for_each_version() -> None:
         {"$ref": f"#/channels/orders.created/messages/{name}"}
         for name in ("OrderCreatedV1", "OrderCreatedV2")
     ]
+    titles = [one["title"] for name, one in made["components"]["schemas"].items() if "V" in name]
+    assert titles == ["OrderCreatedV1", "OrderCreatedV2", "OrderPaidV1"]
     message = made["components"]["messages"]["OrderCreatedV2"]
     assert message["payload"] == {"$ref": "#/components/schemas/OrderCreatedV2"}
     assert message["x-pgbus-key"] == "order_id"

@@ -258,6 +258,9 @@ def test_unions_of_structs_are_told_apart_by_their_tags() -> None:
         (list[int], tuple[int, int], False),
         (list[int], list[float] | None, True),
         (Any, int, False),
+        (msgspec.Raw | None, msgspec.Raw | None, True),
+        (msgspec.Raw | None, msgspec.Raw, True),
+        (msgspec.Raw | None, int | None, False),
         (bool, int, False),
     ],
 )

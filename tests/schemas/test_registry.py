@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import threading
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -16,6 +17,7 @@ from pgbus.store import schemas
 from pgbus.store.query import Operation, run
 from pgbus.threads.contracts import RENEW
 from tests.schemas.kinds import TOPIC, event, handler
+from tests.waiting import eventually
 
 V1 = event(("order_id", str), ("total", int), key="order_id")
 V1_OTHERWISE = event(("order_id", str), ("total", float), ("note", str), key="order_id")
@@ -200,6 +202,29 @@ def test_recording_in_a_callers_transaction_outlives_it(
         bus.publish(V1(order_id="a", total=1), connection=connection)
         connection.rollback()
     assert len(ask(schemas.event_types())) == 1
+
+
+def test_of_two_that_record_at_once_the_second_is_refused(make_bus: MakeBus, bus_dsn: str) -> None:
+    waits = "select count(*) from pg_stat_activity where wait_event = 'transactionid'"
+    bus = make_bus()
+    bus.publish("warm.up", {})
+    caught: list[BaseException] = []
+
+    def publish() -> None:
+        try:
+            bus.publish(V1_OTHERWISE(order_id="a", total=1.5, note="x"))
+        except SchemaConflict as error:
+            caught.append(error)
+
+    with psycopg.connect(bus_dsn) as first, psycopg.connect(bus_dsn, autocommit=True) as other:
+        run(first, schemas.record("shop", [describe(V1)]))
+        second = threading.Thread(target=publish)
+        second.start()
+        eventually(lambda: other.execute(waits).fetchone() == (1,))
+        first.commit()
+        second.join(10)
+    assert len(caught) == 1
+    assert "is not what shop recorded" in str(caught[0])
 
 
 WILDCARDS: list[tuple[Any, tuple[str, ...], str | None]] = [

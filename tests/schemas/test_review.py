@@ -141,12 +141,30 @@ def test_a_colleague_that_knows_the_version_takes_it() -> None:
     assert look([V3], [V1, V2], both)[0].breaks == []
     elsewhere = [worker(V1), worker(V3, subscription="audit")]
     assert [one.subscription for one in look([V3], [V1], elsewhere)[0].breaks] == ["billing"]
-    # The code's own workers will be colleagues, too.
-    assert look([V3], [V1], [worker(V1)], [taker(V3)])[0].breaks == []
-    assert look([V3], [V1], [worker(V1)], [taker(V3, name="audit")])[0].breaks != []
     # But who knows the very version otherwise does not give it back.
     otherwise = event(("order_id", str), ("total", int), version=3)
     assert look([V3], [V1], [worker(otherwise), worker(V3)])[0].breaks != []
+
+
+def test_the_codes_own_workers_will_be_colleagues() -> None:
+    def breaks(name: str, *publishers: Publishing, service: str | None = "shop") -> list[str]:
+        facts = Known(recorded(V1), publishers, [worker(V1)])
+        [found] = review([subject(V3)], [taker(V3, name=name)], service, facts)
+        return [one.why for one in found.breaks]
+
+    others, own = publishes(V1, service="other"), publishes(V1)
+    assert breaks("billing", others) == []
+    assert breaks("audit", others) == [
+        "it knows version 1 (cents: was removed; the older type needs it)"
+    ]
+    # What publishes it may run before they do.
+    for told in (
+        breaks("billing"),
+        breaks("billing", own),
+        breaks("billing", others, service=None),
+    ):
+        [why] = told
+        assert why.startswith("until workers of this release run, it knows version 1 (cents: was")
 
 
 def test_a_release_that_goes_back_breaks_who_went_on() -> None:

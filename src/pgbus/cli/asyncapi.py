@@ -59,8 +59,8 @@ def asyncapi(
     with load_bus(target, dsn) as bus:
         known = read_known(bus) if registry else Known((), (), ())
         takers = code_takers(bus)
-        service = bus._contracts.service
-        title = bus._given_service or target.partition(":")[0].partition(".")[0]
+        service = bus._given_service
+        title = service or target.partition(":")[0].partition(".")[0]
         release = bus._contracts.service_version or _UNKNOWN
     sent = {one.topic for one in known.publishers if one.service == service}
     schemas = _schemas(takers, sent, known)

@@ -28,7 +28,7 @@ def check(target: Target, dsn: ModuleDsn = None, as_json: Json = False) -> None:
     with load_bus(target, dsn) as bus:
         takers = code_takers(bus)
         known = read_known(bus)
-        findings = review(code_subjects(), takers, bus._contracts.service, known)
+        findings = review(code_subjects(), takers, bus._given_service, known)
         deaf = {name: faults for name, faults in unread(takers, known).items() if faults}
     good = not deaf and all(one.good for one in findings)
     if as_json:

@@ -62,7 +62,8 @@ def write_document(
     ids = {(one.topic, one.version): name for one, name in zip(ordered, names, strict=True)}
     pool = Pool(ordered, names, {_HEADERS}, lambda name: re.sub(r"[^A-Za-z0-9_]+", "_", name))
     definitions = {
-        one.name: _definition(pool, one.source, one.node)
+        # Generators of code name their classes after the titles, each of which is to be another.
+        one.name: {**_definition(pool, one.source, one.node), "title": one.name}
         for one in sorted(pool.definitions, key=lambda one: one.name)
     }
     return {

@@ -146,7 +146,8 @@ class _Module:
 
     def _struct(self, one: Definition, schema: EventSchema) -> Iterator[str]:
         if one.root:
-            yield f"# {schema.label}, fingerprint {schema.fingerprint}"
+            yield f"# {schema.label}"
+            yield f"# fingerprint {schema.fingerprint}"
         yield from _heading(one.name, self._bases(one, schema))
         annotator = Annotator(
             self._imports,

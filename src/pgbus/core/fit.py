@@ -54,7 +54,7 @@ class Fit:
         return False
 
     def _fits(self, reader: Node, writer: Node) -> bool:
-        if is_anything(reader) or writer is False:
+        if self._takes_anything(reader) or writer is False:
             return True
         if reader is False or is_anything(writer):
             return False
@@ -68,6 +68,10 @@ class Fit:
         if "enum" in reader:
             return writer.get("type") == "boolean" and {True, False} <= set(reader["enum"])
         return self._same_kind(reader, writer)
+
+    def _takes_anything(self, reader: Node) -> bool:
+        members = reader.get("anyOf", [reader]) if isinstance(reader, dict) else [reader]
+        return any(is_anything(resolve(one, self._reader)) for one in members)
 
     def _copy(self) -> "Fit":
         copied = Fit({"$defs": self._reader}, {"$defs": self._writer})

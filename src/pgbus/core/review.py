@@ -96,15 +96,14 @@ def subject(kind: type[Event]) -> Subject:
 
 
 def review(
-    subjects: Sequence[Subject], takers: Sequence[Taker], service: str, known: Known
+    subjects: Sequence[Subject], takers: Sequence[Taker], service: str | None, known: Known
 ) -> list[Finding]:
     """Compare the code's types with what is recorded, and with what live subscriptions take.
 
     Parameters:
         subjects: the event types of the code.
-        takers: its subscriptions. What only they take breaks none of them: older workers give it
-            back until a newer one comes.
-        service: the code's, as the registry names it.
+        takers: its subscriptions.
+        service: the code's, as the registry names it; ``None`` where that cannot be told.
         known: what the registry says.
     """
     return [
@@ -121,7 +120,7 @@ class _Review:
         one: Subject,
         subjects: Sequence[Subject],
         takers: Sequence[Taker],
-        service: str,
+        service: str | None,
         known: Known,
     ) -> None:
         topic = one.schema.topic
@@ -138,11 +137,11 @@ class _Review:
             for worker in known.acceptors
             if any(matches(pattern, topic) for pattern in worker.patterns)
         ]
-        self._served = {each.name for each in takers if self._is_taken_by(each)}
-        self._served |= {each.subscription for each in known.acceptors if self._is_taken_by(each)}
-        self._publishes = any(
-            each.topic == topic and each.service == service for each in known.publishers
-        )
+        self._served = {each.subscription for each in known.acceptors if self._is_taken_by(each)}
+        self._soon_served = {each.name for each in takers if self._is_taken_by(each)}
+        publishers = {each.service for each in known.publishers if each.topic == topic}
+        self._publishes = service in publishers
+        self._may_publish = self._publishes or service is None or not publishers
 
     def _is_taken_by(self, one: Taker | Acceptor) -> bool:
         return one.any_type or self._type in one.types
@@ -219,9 +218,11 @@ class _Review:
         # A worker that does not know the version gives it back to a colleague that does.
         if worker.subscription in self._served or takes.keys() & self._one.downcasts:
             return None
-        if not takes:
-            return f"it has no type for {schema.topic}"
-        return _obstacle(schema, takes)
+        why = f"it has no type for {schema.topic}" if not takes else _obstacle(schema, takes)
+        if why is None or worker.subscription not in self._soon_served:
+            return why
+        # Where others publish, it is new here for this release to take it: the order to deploy in.
+        return f"until workers of this release run, {why}" if self._may_publish else None
 
 
 def unread(takers: Sequence[Taker], known: Known) -> dict[str, list[str]]:

@@ -54,7 +54,14 @@ class Imports:
             if modules:
                 yield ""
             for module in modules:
-                yield f"from {module} import {', '.join(sorted(self._used[module]))}"
+                names = sorted(self._used[module], key=_rank)
+                yield f"from {module} import {', '.join(names)}"
+
+
+def _rank(name: str) -> tuple[bool, bool, str]:
+    """Order constants before classes before functions, as import sorters do."""
+    plain = name.partition(" ")[0]
+    return not plain.isupper(), not plain[0].isupper(), name
 
 
 def identifier(name: str, taken: Collection[str] = ()) -> str:
