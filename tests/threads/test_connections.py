@@ -13,7 +13,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from pgbus import Bus, Event, StoreError
-from pgbus.threads import call, link, publisher
+from pgbus.threads import call, link, pool
 from tests.proxy import FaultProxy
 from tests.servers import PostgresInstance
 from tests.servers.standby import NAME, Standby
@@ -175,14 +175,14 @@ def test_connections_that_are_all_taken_starve_no_handler(
 
     bus.declare()
     taken = [
-        threading.Thread(target=shop.bus.status, args=("slow",)) for _ in range(publisher.POOL_SIZE)
+        threading.Thread(target=shop.bus.status, args=("slow",)) for _ in range(pool.POOL_SIZE)
     ]
     with shop.bus.running(), psycopg.connect(bus_dsn) as gate:
         gate.execute("lock table pgmq.q_slow")
         for thread in taken:
             thread.start()
-        eventually(lambda: gate.execute(WAITING).fetchone() == (publisher.POOL_SIZE,), timeout=30)
-        monkeypatch.setattr(publisher, "POOL_TIMEOUT", 0.5)
+        eventually(lambda: gate.execute(WAITING).fetchone() == (pool.POOL_SIZE,), timeout=30)
+        monkeypatch.setattr(pool, "POOL_TIMEOUT", 0.5)
         with pytest.raises(StoreError, match="all 8 connections"):
             shop.bus.status("billing")
         # Longer than a lease: without heartbeats, its keys would be somebody else's.

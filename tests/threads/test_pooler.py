@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from pgbus import Bus, ConfigurationError, Context, Event
 from pgbus.threads import fetcher
+from pgbus.threads.publisher import PART
 from tests.cli.command import pgbus
 from tests.servers.account import NAMESPACE
 from tests.threads.asleep import sleepers
@@ -95,6 +96,7 @@ def test_a_connection_through_it_sets_and_prepares_nothing(make_pooled: Callable
     bus = make_pooled()
     for n in range(20):
         bus.publish(Created(order="a", n=n))
+        bus.publish_many([Created(order="a", n=n) for n in range(2 * PART)])
     with psycopg.connect(bus.dsn, prepare_threshold=None) as connection:
         prepared = connection.execute("select count(*) from pg_prepared_statements").fetchone()
         isolation = connection.execute("show default_transaction_isolation").fetchone()

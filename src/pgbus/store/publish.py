@@ -41,26 +41,37 @@ def publish(
     """
     if not events:
         return []
+    receipts = yield from publish_known(events, routes, strict=strict)
+    if receipts is not None:
+        return receipts
+    return (yield from _publish(events, routes, strict=strict, window=window))
+
+
+def publish_known(
+    events: Sequence[Encoded], routes: Routes, *, strict: bool
+) -> Operation[list[Receipt] | None]:
+    """Store events where their topics are remembered to lead; in one statement at most.
+
+    Parameters:
+        strict: see :func:`publish`.
+
+    Returns:
+        The receipts; ``None`` where nothing was stored, because only the server can decide.
+    """
     topics = list(dict.fromkeys(event.topic for event in events))
     generation, known = routes.recall(topics)
     plain = not any(event.given_id or event.due is not None for event in events)
-    if plain and generation is not None:
-        remembered = dict(zip(topics, known, strict=True))
-        receipts = yield from put(events, remembered, generation, strict=strict)
-        if receipts is not None:
-            return receipts
-    return (yield from _publish(events, topics, routes, strict=strict, window=window))
+    if not plain or generation is None:
+        return None
+    remembered = dict(zip(topics, known, strict=True))
+    return (yield from put(events, remembered, generation, strict=strict))
 
 
 def _publish(
-    events: Sequence[Encoded],
-    topics: list[str],
-    routes: Routes,
-    *,
-    strict: bool,
-    window: timedelta,
+    events: Sequence[Encoded], routes: Routes, *, strict: bool, window: timedelta
 ) -> Operation[list[Receipt]]:
     """Let the server decide everything."""
+    topics = list(dict.fromkeys(event.topic for event in events))
     number = {topic: index for index, topic in enumerate(topics, 1)}
     repeated = _repeated(events)
     kept = [event for index, event in enumerate(events) if index not in repeated]

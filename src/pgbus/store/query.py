@@ -84,6 +84,35 @@ def run(connection: "psycopg.Connection[Any]", operation: Operation[R]) -> R:
         operation.close()
 
 
+def send(connection: "psycopg.Connection[Any]", operation: Operation[R]) -> Callable[[], R]:
+    """Send an operation of one statement in a pipeline, without waiting for its rows.
+
+    Parameters:
+        connection: in pipeline mode.
+
+    Returns:
+        What waits for the rows and returns the operation's result.
+
+    Raises:
+        StopIteration: the operation asks nothing; its value is the result.
+    """
+    query = next(operation)
+    cursor = psycopg.Cursor(connection, row_factory=tuple_row)
+    cursor.execute(query.text, query.parameters, prepare=query.prepare, binary=True)
+
+    def receive() -> R:
+        with cursor:
+            rows = [query.make(*row) for row in cursor.fetchall()]
+        try:
+            operation.send(rows)
+        except StopIteration as stop:
+            result: R = stop.value
+            return result
+        raise AssertionError("an operation that is sent has one statement")
+
+    return receive
+
+
 def _execute(connection: "psycopg.Connection[Any]", query: Query[T]) -> list[T]:
     with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
         binary = query.parameters is not None

@@ -8,7 +8,7 @@ from pgbus.model.checks import check_whole
 from pgbus.model.names import check_name
 from pgbus.model.status import Binding, DeadLetter, SubscriptionStatus
 from pgbus.store import letters, topology
-from pgbus.threads.publisher import Publisher
+from pgbus.threads.pool import Pool
 
 MOST = 2**63 - 1
 
@@ -16,7 +16,7 @@ MOST = 2**63 - 1
 class Administration:
     """The operators' methods of :class:`pgbus.Bus`."""
 
-    _publisher: Publisher
+    _pool: Pool
 
     def _names(self) -> list[str]:
         """Return the names of the bus's own subscriptions."""
@@ -33,7 +33,7 @@ class Administration:
             StoreError: the database refused or could not be reached.
         """
         chosen = list(names) or self._names() or None
-        return self._publisher.run(lambda: topology.status(chosen))
+        return self._pool.run(lambda: topology.status(chosen))
 
     def bindings(self) -> list[Binding]:
         """Return every binding of the database.
@@ -41,7 +41,7 @@ class Administration:
         Raises:
             StoreError: the database refused or could not be reached.
         """
-        return self._publisher.run(topology.bindings)
+        return self._pool.run(topology.bindings)
 
     def dead_letters(self, name: str) -> Iterator[DeadLetter]:
         """Iterate over a subscription's dead letters, oldest first.
@@ -54,12 +54,12 @@ class Administration:
             StoreError: the database refused or could not be reached.
         """
         check_name(name)
-        return self._pages(name, self._publisher.run(partial(letters.page, name, 0)))
+        return self._pages(name, self._pool.run(partial(letters.page, name, 0)))
 
     def _pages(self, name: str, page: list[DeadLetter]) -> Iterator[DeadLetter]:
         yield from page
         while len(page) == letters.PAGE:
-            page = self._publisher.run(partial(letters.page, name, page[-1].number))
+            page = self._pool.run(partial(letters.page, name, page[-1].number))
             yield from page
 
     def redrive(
@@ -83,7 +83,7 @@ class Administration:
         if limit is not None:
             check_whole("limit", limit, 0, MOST)
         chosen = None if ids is None else list(ids)
-        return self._publisher.run(lambda: letters.redrive(name, chosen, limit), changes=True)
+        return self._pool.run(lambda: letters.redrive(name, chosen, limit), changes=True)
 
     def drop_dead_letters(self, name: str, ids: Iterable[UUID] | None = None) -> int:
         """Drop dead letters for good.
@@ -101,7 +101,7 @@ class Administration:
         """
         check_name(name)
         chosen = None if ids is None else list(ids)
-        return self._publisher.run(lambda: letters.drop(name, chosen), changes=True)
+        return self._pool.run(lambda: letters.drop(name, chosen), changes=True)
 
     def drop_subscription(self, name: str, *, force: bool = False) -> None:
         """Drop a subscription: its queue, bindings and dead letters.
@@ -115,7 +115,7 @@ class Administration:
             StoreError: a running worker uses it, or the database could not be reached.
         """
         check_name(name)
-        self._publisher.run(lambda: topology.drop(name, force=force), changes=True)
+        self._pool.run(lambda: topology.drop(name, force=force), changes=True)
 
     def rename_subscription(self, old: str, new: str) -> None:
         """Rename a subscription with its events, bindings and dead letters.
@@ -128,4 +128,4 @@ class Administration:
         """
         check_name(old)
         check_name(new)
-        self._publisher.run(lambda: topology.rename(old, new), changes=True)
+        self._pool.run(lambda: topology.rename(old, new), changes=True)

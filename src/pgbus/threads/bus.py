@@ -31,6 +31,7 @@ from pgbus.threads.definition import Definition, Options, check_subscription, de
 from pgbus.threads.dsn import Dsn
 from pgbus.threads.engine import Engine
 from pgbus.threads.link import connect, translated
+from pgbus.threads.pool import Pool
 from pgbus.threads.pooling import check_same_database
 from pgbus.threads.publisher import Publisher
 from pgbus.threads.server import find_server
@@ -125,11 +126,11 @@ class Bus(Administration):
             schemas=schema_check,
             wildcards=wildcard_check,
         )
+        self._pool = Pool(self._server, f"pgbus {self._service}"[:63])
         self._publisher = Publisher(
-            self._server,
+            self._pool,
             Encoder(source=self._service, max_body=max_body, max_headers=max_headers),
             self._contracts,
-            name=f"pgbus {self._service}"[:63],
             strict=on_unroutable == "raise",
             window=dedup_window,
         )
@@ -373,6 +374,7 @@ class Bus(Administration):
             engine = Engine(
                 self._server,
                 self._direct,
+                self._pool,
                 self._publisher,
                 self._contracts,
                 self._subscriptions,
@@ -451,7 +453,7 @@ class Bus(Administration):
         if not numbers:
             numbers = [one.number for one in self._declare(bind=False)]
         pause = 0.005
-        while not self._publisher.run(lambda: topology.idle(numbers)):
+        while not self._pool.run(lambda: topology.idle(numbers)):
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
@@ -466,7 +468,7 @@ class Bus(Administration):
             if self._closed:
                 return
             self._closed = True
-        self._publisher.close()
+        self._pool.close()
         self._server.leave()
 
     def __enter__(self) -> "Bus":

@@ -25,6 +25,7 @@ from pgbus.threads.fetcher import Fetcher
 from pgbus.threads.keeper import Keeper
 from pgbus.threads.link import Link, Outage
 from pgbus.threads.listener import Listener
+from pgbus.threads.pool import Pool
 from pgbus.threads.publisher import Publisher
 from pgbus.threads.server import Server
 from pgbus.threads.session import Session
@@ -53,6 +54,7 @@ class Engine:
         self,
         server: Server,
         direct: Server,
+        pool: Pool,
         publisher: Publisher,
         contracts: Contracts,
         subscriptions: Sequence[Subscription],
@@ -100,11 +102,11 @@ class Engine:
         self._station = Station(
             put=self._settler.put,
             encode=self._encode,
-            ask=publisher.run,
+            ask=pool.run,
             report=report,
             publish=publisher.operation,
             strict=publisher.strict,
-            versions=Versions(None if contracts.mode == "off" else publisher.run),
+            versions=Versions(None if contracts.mode == "off" else pool.run),
             server=server,
             watchdog=self._watchdog,
         )

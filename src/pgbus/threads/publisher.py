@@ -1,83 +1,51 @@
-"""Publishing, from any thread: on a small pool of the bus's own, or in the caller's transaction."""
+"""Publishing, from any thread: on connections of the bus's own, or in the caller's transaction."""
 
 import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import psycopg
-from psycopg_pool import ConnectionPool, PoolTimeout
 
 from pgbus.core.encoding import Encoded, Encoder
 from pgbus.core.ids import RANDOM_BYTES, new_event_id
-from pgbus.errors import ConfigurationError, InvalidTopic, PayloadError, StoreError
+from pgbus.errors import ConfigurationError, InvalidTopic, PayloadError
 from pgbus.model.envelope import Outgoing, Receipt
 from pgbus.model.event import Event
 from pgbus.store import migrate
-from pgbus.store.publish import publish
-from pgbus.store.query import Operation, run
+from pgbus.store.publish import publish, publish_known
+from pgbus.store.query import Operation, run, send
 from pgbus.store.routes import Routes
 from pgbus.threads.combiner import Combiner
 from pgbus.threads.contracts import Contracts
-from pgbus.threads.link import (
-    as_store_error,
-    check_socket,
-    connect,
-    settings,
-    translated,
-)
-from pgbus.threads.pooling import configure
-from pgbus.threads.server import Server
+from pgbus.threads.link import as_store_error
+from pgbus.threads.pool import Pool
 
-R = TypeVar("R")
-
-POOL_SIZE = 8
-POOL_TIMEOUT = 10.0
-"""Seconds that a call waits for a free connection."""
-RECONNECT = 1.0
-"""Seconds for which the pool tries to connect on its own, each time waiting twice as long: beyond,
-whoever waits makes it begin again, or an outage of a minute would be over a minute too late."""
-IDLE = 60.0
-"""Seconds after which an unused connection is closed."""
+PART = 250
+"""So many events of a long call are encoded while the server stores those before them."""
 
 
 class Publisher:
-    """Encodes and stores events, and runs the bus's occasional statements.
-
-    The pool is opened by the first use, in the process that uses it: a bus that was made before a
-    fork works in the child, on connections of the child's own.
-    """
+    """Encodes and stores events."""
 
     def __init__(
-        self,
-        server: Server,
-        encoder: Encoder,
-        contracts: Contracts,
-        *,
-        name: str,
-        strict: bool,
-        window: timedelta,
+        self, pool: Pool, encoder: Encoder, contracts: Contracts, *, strict: bool, window: timedelta
     ) -> None:
         self.routes = Routes()
         self.strict = strict
         self.window = window
-        self._server = server
+        self._pool = pool
         self._encoder = encoder
         self._contracts = contracts
-        self._name = name
         self._lock = threading.Lock()
         self._last_id: UUID | None = None
         self._checked = False
-        self._pool_lock = threading.Lock()
-        self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
         self._combiner: Combiner[Encoded, Receipt] = Combiner(self._store)
-        self._pool_process = 0
-        self._pool_dsn = ""
+        self._process = os.getpid()
 
     def encode(
         self,
@@ -114,11 +82,14 @@ class Publisher:
         )
         payload = item.payload if isinstance(item, Outgoing) else item
         if type(payload) not in self._contracts.published:
-            self._contracts.publish(type(payload), encoded.topic, self.run)
+            self._contracts.publish(type(payload), encoded.topic, self._pool.run)
         return encoded
 
-    def _encode_all(self, items: Sequence[Event | Outgoing]) -> list[Encoded]:
-        if len(items) == 1:
+    def _encode_all(
+        self, items: Sequence[Event | Outgoing], first: int | None = None
+    ) -> list[Encoded]:
+        """Encode events; those of a part of a call begin at place ``first``."""
+        if len(items) == 1 and first is None:
             return [self.encode(items[0])]
         ids, now = self._stamp(len(items))
         events: list[Encoded] = []
@@ -126,8 +97,9 @@ class Publisher:
             for item, new_id in zip(items, ids, strict=True):
                 events.append(self._encode(item, new_id, now))
         except (PayloadError, InvalidTopic, ConfigurationError) as error:
-            placed = type(error)(f"item {len(events) + 1}: {error}")
-            placed.item = len(events)
+            place = (first or 0) + len(events)
+            placed = type(error)(f"item {place + 1}: {error}")
+            placed.item = place
             raise placed from error
         return events
 
@@ -159,10 +131,11 @@ class Publisher:
             Unroutable: nothing was stored; the transaction stays usable.
             StoreError: see ``outcome_unknown``.
         """
+        if connection is None and len(items) >= 2 * PART and self._knows_types_of(items):
+            return self._publish_long(items)
         events = self._encode_all(items)
         if connection is None:
-            self._open_pool()
-            return list(self._combiner.run(events))
+            return self._combine(events)
         try:
             if not self._checked:
                 run(connection, migrate.check())
@@ -171,116 +144,46 @@ class Publisher:
         except psycopg.Error as error:
             raise as_store_error(error) from error
 
-    def run(self, operation: Callable[[], Operation[R]], *, changes: bool = False) -> R:
-        """Run an operation of one statement on a connection of the pool.
-
-        Parameters:
-            changes: the operation writes, so that a connection that breaks leaves it unknown
-                whether it was committed.
-
-        Raises:
-            StoreError: the database refused or could not be reached.
-        """
-        with self.connection() as connection:
-            try:
-                return run(connection, operation())
-            except psycopg.Error as error:
-                lost = connection.closed or connection.broken
-                raise as_store_error(error, outcome_unknown=changes and lost) from error
-
-    @contextmanager
-    def connection(self) -> "Iterator[psycopg.Connection[Any]]":
-        """Lend a connection, in autocommit.
-
-        Raises:
-            StoreError: there is none to be had.
-        """
-        pool = self._open_pool()
-        try:
-            connection = _working_one(pool)
-        except PoolTimeout as error:
-            raise self._diagnose() from error
-        try:
-            yield connection
-        finally:
-            pool.putconn(connection)
-
-    def _open_pool(self) -> "ConnectionPool[psycopg.Connection[Any]]":
-        with self._pool_lock:
-            if self._pool is None or self._pool_process != os.getpid():
-                self._check()
-                # A forked child leaves the parent's pool alone: the sockets are the parent's.
-                self._pool_process = os.getpid()
-                self._pool = self._make_pool()
-                self._combiner = Combiner(self._store)
-            return self._pool
+    def _combine(self, events: Sequence[Encoded]) -> list[Receipt]:
+        self._pool.open()
+        self._checked = True
+        if self._process != os.getpid():  # after a fork the parent's may be locked for ever
+            self._combiner = Combiner(self._store)
+            self._process = os.getpid()
+        return list(self._combiner.run(events))
 
     def _store(self, events: Sequence[Encoded]) -> list[Receipt]:
-        return self.run(lambda: self.operation(events), changes=True)
+        return self._pool.run(lambda: self.operation(events), changes=True)
 
-    def _check(self) -> None:
-        """Look whether the database is there, and fit to be used.
+    def _knows_types_of(self, items: Sequence[Event | Outgoing]) -> bool:
+        """Whether all types are recorded: for that, encoding might want a connection, too."""
+        kinds = {type(item.payload if isinstance(item, Outgoing) else item) for item in items}
+        return kinds <= self._contracts.published
 
-        Where it is not, say why at once: the pool would only know, some seconds later, that it
-        waited.
-        """
-        with translated(), connect(self._server.dsn(), name=self._name) as connection:
-            run(connection, migrate.check())
-        self._checked = True
-
-    def _make_pool(self) -> "ConnectionPool[psycopg.Connection[Any]]":
-        dsn = self._server.dsn
-        return ConnectionPool(
-            dsn,
-            kwargs=lambda: settings(dsn(), self._name),
-            min_size=0,
-            max_size=POOL_SIZE,
-            timeout=POOL_TIMEOUT,
-            max_idle=IDLE,
-            reconnect_timeout=RECONNECT,
-            configure=configure,
-            open=True,
-            name="pgbus",
-        )
-
-    def _diagnose(self) -> StoreError:
-        """Say why the pool gave nothing: it only knows that it waited."""
-        self._check()
-        return StoreError(
-            f"all {POOL_SIZE} connections of the bus were busy for {POOL_TIMEOUT:g} s: publish in "
-            "fewer threads, or pass connection="
-        )
-
-    def close(self) -> None:
-        """Close the pool; idempotent."""
-        with self._pool_lock:
-            pool, self._pool = self._pool, None
-            mine = self._pool_process == os.getpid()
-        if pool is not None and mine:
-            pool.close()
-
-
-def _working_one(pool: "ConnectionPool[psycopg.Connection[Any]]") -> "psycopg.Connection[Any]":
-    """Return a connection of the pool that works as far as its socket tells.
-
-    The pool's own check sleeps, ever longer, after each connection that it finds broken: a call in
-    front of four broken ones took 7 s while the server had long been back.
-
-    Raises:
-        PoolTimeout: there was none for ``POOL_TIMEOUT`` seconds.
-    """
-    deadline = time.monotonic() + POOL_TIMEOUT
-    while True:
-        left = deadline - time.monotonic()
-        try:
-            connection = pool.getconn(timeout=min(RECONNECT, left))
-        except PoolTimeout:
-            if left < RECONNECT:
-                raise
-            continue
-        try:
-            check_socket(connection)
-        except psycopg.Error:
-            pool.putconn(connection)  # which makes another in its place
-        else:
-            return connection
+    def _publish_long(self, items: Sequence[Event | Outgoing]) -> list[Receipt]:
+        """Store one part while encoding the next; all of them in one transaction."""
+        events: list[Encoded] = []
+        receipts: list[Receipt] = []
+        with (
+            self._pool.connection(changes=True) as connection,
+            connection.pipeline(),
+            connection.transaction(),
+        ):
+            waiting = []
+            for first in range(0, len(items), PART):
+                part = self._encode_all(items[first : first + PART], first)
+                events += part
+                try:
+                    operation = publish_known(part, self.routes, strict=self.strict)
+                    waiting.append(send(connection, operation))
+                except StopIteration:
+                    raise psycopg.Rollback from None
+            for receive in waiting:
+                stored = receive()
+                if stored is None:
+                    raise psycopg.Rollback
+                receipts += stored
+        if len(receipts) == len(items):
+            return receipts
+        # What is remembered of some topic does not do: the server has to decide.
+        return self._store(events + self._encode_all(items[len(events) :], len(events)))

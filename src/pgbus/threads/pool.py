@@ -1,0 +1,163 @@
+"""The connections that any thread of a bus may borrow, for publishing and for a question."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from pgbus.errors import StoreError
+from pgbus.store import migrate
+from pgbus.store.query import Operation, run
+from pgbus.threads.link import as_store_error, check_socket, connect, settings, translated
+from pgbus.threads.pooling import configure
+from pgbus.threads.server import Server
+
+R = TypeVar("R")
+
+POOL_SIZE = 8
+POOL_TIMEOUT = 10.0
+"""Seconds that a call waits for a free connection."""
+RECONNECT = 1.0
+"""Seconds for which the pool tries to connect on its own, each time waiting twice as long: beyond,
+whoever waits makes it begin again, or an outage of a minute would be over a minute too late."""
+IDLE = 60.0
+"""Seconds after which an unused connection is closed."""
+
+
+class Pool:
+    """See the module.
+
+    It is opened by the first use, in the process that uses it: a bus that was made before a fork
+    works in the child, on connections of the child's own.
+
+    Parameters:
+        name: what ``pg_stat_activity`` shows as ``application_name``.
+    """
+
+    def __init__(self, server: Server, name: str) -> None:
+        self._server = server
+        self._name = name
+        self._lock = threading.Lock()
+        self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
+        self._process = 0
+
+    def run(self, operation: Callable[[], Operation[R]], *, changes: bool = False) -> R:
+        """Run an operation of one statement on a connection of the pool.
+
+        Parameters:
+            changes: the operation writes, so that a connection that breaks leaves it unknown
+                whether it was committed.
+
+        Raises:
+            StoreError: the database refused or could not be reached.
+        """
+        with self.connection(changes=changes) as connection:
+            return run(connection, operation())
+
+    @contextmanager
+    def connection(self, *, changes: bool = False) -> "Iterator[psycopg.Connection[Any]]":
+        """Lend a connection, in autocommit.
+
+        Parameters:
+            changes: see :meth:`run`.
+
+        Raises:
+            StoreError: there is none to be had, or the database refused what the block asked.
+        """
+        pool = self.open()
+        try:
+            connection = _working_one(pool)
+        except PoolTimeout as error:
+            raise self._diagnose() from error
+        try:
+            yield connection
+        except psycopg.Error as error:
+            lost = connection.closed or connection.broken
+            raise as_store_error(error, outcome_unknown=changes and lost) from error
+        finally:
+            pool.putconn(connection)
+
+    def open(self) -> "ConnectionPool[psycopg.Connection[Any]]":
+        """Open the pool, unless it is open, and return it.
+
+        Raises:
+            StoreError, IncompatibleDatabase: the database is not there, or not fit to be used.
+        """
+        with self._lock:
+            if self._pool is None or self._process != os.getpid():
+                self._check()
+                # A forked child leaves the parent's pool alone: the sockets are the parent's.
+                self._process = os.getpid()
+                self._pool = self._make()
+            return self._pool
+
+    def _check(self) -> None:
+        """Look whether the database is there, and fit to be used.
+
+        Where it is not, say why at once: the pool would only know, some seconds later, that it
+        waited.
+        """
+        with translated(), connect(self._server.dsn(), name=self._name) as connection:
+            run(connection, migrate.check())
+
+    def _make(self) -> "ConnectionPool[psycopg.Connection[Any]]":
+        dsn = self._server.dsn
+        return ConnectionPool(
+            dsn,
+            kwargs=lambda: settings(dsn(), self._name),
+            min_size=0,
+            max_size=POOL_SIZE,
+            timeout=POOL_TIMEOUT,
+            max_idle=IDLE,
+            reconnect_timeout=RECONNECT,
+            configure=configure,
+            open=True,
+            name="pgbus",
+        )
+
+    def _diagnose(self) -> StoreError:
+        """Say why the pool gave nothing: it only knows that it waited."""
+        self._check()
+        return StoreError(
+            f"all {POOL_SIZE} connections of the bus were busy for {POOL_TIMEOUT:g} s: publish in "
+            "fewer threads, or pass connection="
+        )
+
+    def close(self) -> None:
+        """Close the pool; idempotent."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+            mine = self._process == os.getpid()
+        if pool is not None and mine:
+            pool.close()
+
+
+def _working_one(pool: "ConnectionPool[psycopg.Connection[Any]]") -> "psycopg.Connection[Any]":
+    """Return a connection of the pool that works as far as its socket tells.
+
+    The pool's own check sleeps, ever longer, after each connection that it finds broken: a call in
+    front of four broken ones took 7 s while the server had long been back.
+
+    Raises:
+        PoolTimeout: there was none for ``POOL_TIMEOUT`` seconds.
+    """
+    deadline = time.monotonic() + POOL_TIMEOUT
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            connection = pool.getconn(timeout=min(RECONNECT, left))
+        except PoolTimeout:
+            if left < RECONNECT:
+                raise
+            continue
+        try:
+            check_socket(connection)
+        except psycopg.Error:
+            pool.putconn(connection)  # which makes another in its place
+        else:
+            return connection
