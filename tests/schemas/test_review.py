@@ -80,8 +80,19 @@ def look(
 
 
 def test_what_is_recorded_so_is_unchanged() -> None:
-    [found] = look([V1], [V1], [worker(PAID)])
-    assert (found.state, found.good) == ("unchanged", True)
+    [found] = look([V1], [V1], [worker(V1)])
+    assert (found.state, found.good, found.already) == ("unchanged", True, [])
+
+
+def test_what_others_recorded_may_break_when_this_service_publishes_it() -> None:
+    workers = [worker(V1), worker(V3, subscription="audit")]
+    [found] = look([V3], [V1, V3], workers, publishers=[publishes(V1)])
+    assert (found.state, found.good) == ("unchanged", False)
+    assert [one.subscription for one in found.breaks] == ["billing"]
+    assert not look([V3], [V1, V3], workers)[0].good, "nobody publishes it, so this may"
+    assert look([V3], [V1, V3], workers, publishers=[publishes(V1, service="other")])[0].good
+    [found] = look([V3], [V1, V3], workers, publishers=[publishes(V3)])
+    assert (found.good, [one.subscription for one in found.already]) == (True, ["billing"])
 
 
 def test_the_first_of_its_topic_breaks_who_has_no_type_for_it() -> None:
@@ -169,8 +180,9 @@ def test_the_codes_own_workers_will_be_colleagues() -> None:
 
 def test_a_release_that_goes_back_breaks_who_went_on() -> None:
     workers = [worker(V3)]
-    assert look([V1], [V1, V3], workers)[0].good, "nobody says that this service publishes it"
-    went_back = look([V1], [V1, V3], workers, publishers=[publishes(V3)])
+    other = publishes(V3, service="other")
+    assert look([V1], [V1, V3], workers, publishers=[other])[0].good, "it only takes it"
+    went_back = look([V1], [V1, V3], workers, publishers=[publishes(V1), publishes(V3)])
     assert [one.why for one in went_back[0].breaks] == [
         "it knows version 3 (total: was added: string without a default)"
     ]

@@ -58,6 +58,8 @@ def _report(findings: list[Finding], deaf: dict[str, list[str]]) -> Iterator[str
             yield f"      {fault}"
         for broken in one.breaks:
             yield f"      {breaks(broken)}"
+        for broken in one.already:
+            yield f"      already {breaks(broken)}"
     for name, faults in deaf.items():
         yield f"FAIL  subscription {name}"
         for fault in faults:
@@ -95,6 +97,7 @@ def _finding_object(one: Finding) -> dict[str, Any]:
         "changes": [change_object(change) for change in one.changes],
         "faults": one.faults,
         "breaks": [_broken_object(broken) for broken in one.breaks],
+        "already_breaks": [_broken_object(broken) for broken in one.already],
     }
 
 

@@ -77,6 +77,8 @@ class Finding:
     changes: tuple[Change, ...] = ()
     faults: list[str] = field(default_factory=list)
     breaks: list[Broken] = field(default_factory=list)
+    already: list[Broken] = field(default_factory=list)
+    """Whom the service's present release breaks."""
 
     @property
     def good(self) -> bool:
@@ -141,6 +143,10 @@ class _Review:
         self._soon_served = {each.name for each in takers if self._is_taken_by(each)}
         publishers = {each.service for each in known.publishers if each.topic == topic}
         self._publishes = service in publishers
+        self._publishes_it = any(
+            (each.service, each.topic, each.version) == (service, topic, one.schema.version)
+            for each in known.publishers
+        )
         self._may_publish = self._publishes or service is None or not publishers
 
     def _is_taken_by(self, one: Taker | Acceptor) -> bool:
@@ -151,11 +157,7 @@ class _Review:
         topic, version = schema.topic, schema.version
         same = known.get(version)
         if same is not None and same.fingerprint == schema.fingerprint:
-            found = Finding(topic, version, "unchanged")
-            # Published already, so it breaks nobody anew; but for a release that goes back.
-            if self._publishes and version == max(self._own) and version < max(known):
-                found.breaks += self._broken()
-            return found
+            return self._unchanged()
         if same is not None:
             found = Finding(topic, version, "changed", version, _compare(same, schema).changes)
             found.faults.append(
@@ -170,6 +172,21 @@ class _Review:
         else:
             found = Finding(topic, version, "first")
         found.breaks += self._broken()
+        return found
+
+    def _unchanged(self) -> Finding:
+        """Return what is to be said of a type that is recorded as it is.
+
+        Others may have recorded it, who take it, before this service publishes it.
+        """
+        topic, version = self._one.schema.topic, self._one.schema.version
+        found = Finding(topic, version, "unchanged")
+        if version == max(self._own):  # an earlier one is rather taken than published
+            goes_back = self._publishes and version < max(self._known)
+            if goes_back or (self._may_publish and not self._publishes_it):
+                found.breaks += self._broken()
+            elif self._publishes_it:
+                found.already += self._broken()
         return found
 
     def _unreadable(self) -> Iterable[str]:
