@@ -272,3 +272,19 @@ def test_an_event_without_a_version_is_the_only_one_known(make_bus: MakeBus, bus
             )
         eventually(lambda: len(seen) == 2)
     assert {one.currency for one in seen} == {"EUR"}
+
+
+def test_versions_may_follow_each_other_at_once(make_bus: MakeBus) -> None:
+    """What the registry said of an earlier one does not hold for the next."""
+    bus, publisher = make_bus(), make_bus()
+    seen = subscribe(bus, V1)
+    later = [
+        event(("order_id", str), ("cents", int), (f"more_{n}", int, n), version=n)
+        for n in range(2, 6)
+    ]
+    with bus.running():
+        for kind in later:
+            publisher.publish(kind(order_id=str(kind.__event_version__), cents=1))
+            assert bus.wait_idle()
+    assert [one.order_id for one in seen] == ["2", "3", "4", "5"]
+    assert list(bus.dead_letters("billing")) == []
