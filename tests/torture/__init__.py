@@ -11,4 +11,5 @@
 ``run``         one run from its server's start to the verdict
 ``publishers``  ``workers``  ``behaviour``: the processes
 ``mutants``     broken buses that the checker must catch
+``scene``       a short history stepped by hand, in which it catches each
 """

@@ -17,7 +17,7 @@ from tests.torture.supervisor import Plan
 def torture(
     duration: Annotated[float, typer.Option(help="Seconds of faults.", min=5)] = 60.0,
     seed: Annotated[int | None, typer.Option(help="Of the schedule; random if left out.")] = None,
-    processes: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 5,
+    workers: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 5,
     publishers: Annotated[int, typer.Option(help="Publisher processes.", min=1)] = 4,
     keys: Annotated[int, typer.Option(help="Keys that order events.", min=1)] = 80,
     events: Annotated[
@@ -58,7 +58,7 @@ def torture(
         seed=seed,
         duration=duration,
         events=events,
-        workers=processes,
+        workers=workers,
         publishers=publishers,
         keys=keys,
         rate=rate,

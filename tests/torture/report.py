@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.torture.checker import Verdict
+from tests.torture.supervisor import Plan
 
 MOST_ACCOUNTS = 20
 
@@ -14,11 +15,9 @@ MOST_ACCOUNTS = 20
 class Report(msgspec.Struct):
     """A verdict and what it is about."""
 
-    seed: int
-    duration: float
+    plan: Plan
     seconds: float
     """How long it took altogether, from the server's start to the verdict."""
-    mutant: str | None
     verdict: Verdict
 
     @property
@@ -29,10 +28,11 @@ class Report(msgspec.Struct):
 def as_json(report: Report) -> str:
     return msgspec.json.encode(
         {
-            "seed": report.seed,
-            "duration": report.duration,
+            "seed": report.plan.seed,
+            "duration": report.plan.duration,
+            "options": report.plan.options,
             "seconds": round(report.seconds, 1),
-            "mutant": report.mutant,
+            "mutant": report.plan.mutant,
             "held": report.held,
             **dataclasses.asdict(report.verdict),
             "violations": [f"{one.law}: {one.account}" for one in report.verdict.violations],
@@ -42,8 +42,8 @@ def as_json(report: Report) -> str:
 
 
 def show(report: Report, console: Console) -> None:
-    verdict = report.verdict
-    table = Table("figure", "", title=f"seed {report.seed}, {report.duration:g} s of faults")
+    plan, verdict = report.plan, report.verdict
+    table = Table("figure", "", title=f"seed {plan.seed}, {plan.duration:g} s of faults")
     told = ", ".join(f"{kind} {count}" for kind, count in sorted(verdict.told.items()))
     for name, value in (
         ("events published", verdict.published),
@@ -77,7 +77,4 @@ def _show_violations(report: Report, console: Console) -> None:
         console.print(f"{one.law}: {one.account}", markup=False, highlight=False)
     if len(violations) > MOST_ACCOUNTS:
         console.print(f"… and {len(violations) - MOST_ACCOUNTS} more")
-    console.print(
-        f"{len(violations)} violations; again with --seed {report.seed} "
-        f"--duration {report.duration:g}"
-    )
+    console.print(f"{len(violations)} violations; again with {report.plan.options}")

@@ -25,4 +25,4 @@ def run(plan: Plan, *, bin_dir: Path | None = None, keep: Path | None = None) ->
             if keep is not None:
                 shutil.copytree(stage.folder, keep, dirs_exist_ok=True)
     verdict = judge(history)
-    return Report(plan.seed, plan.duration, time.monotonic() - began, plan.mutant, verdict)
+    return Report(plan, time.monotonic() - began, verdict)

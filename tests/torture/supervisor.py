@@ -60,6 +60,19 @@ class Plan:
     """See :func:`tests.torture.schedule.plan`."""
     mutant: str | None = None
 
+    @property
+    def options(self) -> str:
+        """What ``python -m tests.torture`` takes to do the same again."""
+        usual = Plan(self.seed, self.duration)
+        words = [f"--seed {self.seed} --duration {self.duration:g}"]
+        if self.mix:
+            words.append("--faults " + ",".join(f"{kind}={n}" for kind, n in self.mix.items()))
+        for name in ("events", "workers", "publishers", "keys", "rate", "lease", "mutant"):
+            value = getattr(self, name)
+            if value != getattr(usual, name):
+                words.append(f"--{name} {value}")
+        return " ".join(words)
+
 
 class Entry(NamedTuple):
     """Something to do at a moment of the run."""

@@ -36,6 +36,14 @@ def test_the_bus_holds_under_faults(server: Server) -> None:
     assert happened | {"fail", "lost commit", "cut before commit"} <= verdict.faults.keys()
 
 
+def test_a_run_says_how_to_repeat_it() -> None:
+    assert Plan(7).options == "--seed 7 --duration 60"
+    chosen = Plan(7, 600.0, mix={"kill": 3, "stall": 0}, workers=2, mutant="stale-routes")
+    assert chosen.options == (
+        "--seed 7 --duration 600 --faults kill=3,stall=0 --workers 2 --mutant stale-routes"
+    )
+
+
 def test_the_schedule_follows_from_the_seed_alone() -> None:
     assert plan(1, 60.0) == plan(1, 60.0) != plan(2, 60.0)
 
