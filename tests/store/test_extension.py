@@ -10,6 +10,7 @@ from pgmq.install import get_embedded_install_sql
 from psycopg import sql
 
 from pgbus import Bus, IncompatibleDatabase
+from tests.security.house import House, new_prefix
 from tests.servers import PostgresInstance, Server
 from tests.store.catalog import snapshot
 from tests.store.queue import Connection
@@ -84,6 +85,33 @@ def test_the_extension_is_used_where_the_server_offers_it(
     assert handled == [1]
     left = "select count(*) from pg_class where relname like '%billing%' or relname like '%invoic%'"
     assert connection.execute(left.encode()).fetchone() == (0,)
+
+
+def test_roles_use_the_extension_that_belongs_to_a_superuser(
+    dsn: str, offer: Callable[..., None], server: Server
+) -> None:
+    offer(dsn)
+    house = House(server, new_prefix())
+    with Bus(dsn) as bus:
+        bus.install(roles=house.prefix)
+    for kind in ("owner", "publisher"):
+        house.hire(kind, group=kind)
+    handled: list[int] = []
+    with Bus(house.dsn(dsn, "owner")) as owner, Bus(house.dsn(dsn, "publisher")) as publisher:
+        owner.install()
+
+        @owner.subscribe("orders.#", name="billing")
+        def on_order(event: int) -> None:
+            handled.append(event)
+
+        with owner.running():
+            assert publisher.publish("orders", 1).queues == 1
+            assert owner.wait_idle()
+        owner.rename_subscription("billing", "invoicing")
+        owner.drop_subscription("invoicing")
+    assert handled == [1]
+    server.drop_database(dsn)
+    house.leave()
 
 
 def test_pgmq_that_is_there_already_is_kept_though_the_extension_is_on_offer(
