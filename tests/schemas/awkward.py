@@ -121,6 +121,7 @@ class Deep(Event, topic="awkward.deep", tag="deep"):
     boxes: Annotated[list[Box], Meta(min_length=1, extra_json_schema={"x-unit": HOSTILE})]
     email: Annotated[str, Meta(extra_json_schema={"format": "email"}, examples=["a@b"])]
     keys: dict[date, dict[float, dict[Kind | int, bool]]]
+    counted: dict[Annotated[int, Meta(ge=0, multiple_of=2)], int]
     short: dict[Annotated[str, Meta(max_length=3)], None]
     sets: set[tuple[int, str]]
     points: frozenset[Point]

@@ -40,7 +40,13 @@ class Cash(msgspec.Struct, tag="cash"):
     pass
 
 
+def row(*fields: Any) -> Any:
+    """Make a struct that is an array."""
+    return msgspec.defstruct("Row", list(fields), array_like=True)
+
+
 SHORT: Any = Annotated[str, msgspec.Meta(max_length=5)]
+SMALL: Any = Annotated[int, msgspec.Meta(lt=7)]
 NAMED: Any = msgspec.field(name="orderId")
 OPTIONAL: Any = msgspec.field(default=None)
 
@@ -177,6 +183,48 @@ CHANGES: list[tuple[str, list[Any], list[Any], list[str], tuple[bool, bool]]] = 
         BACKWARD,
     ),
     (
+        "a place more, at the end",
+        [("b", row(("x", int)))],
+        [("b", row(("x", int), ("y", int, 0)))],
+        ["b[y]: was added: integer, which may be left out"],
+        BOTH,
+    ),
+    (
+        "a place more, which has to be there",
+        [("b", row(("x", int)))],
+        [("b", row(("x", int), ("y", int)))],
+        ["b[y]: was added: integer without a default"],
+        FORWARD,
+    ),
+    (
+        "a place less",
+        [("b", row(("x", int), ("y", int)))],
+        [("b", row(("x", int)))],
+        ["b[y]: was removed; the older type needs it"],
+        BACKWARD,
+    ),
+    (
+        "places that were swapped",
+        [("b", row(("x", int), ("y", int)))],
+        [("b", row(("y", int), ("x", int)))],
+        ["b[x]: its place is that of 'y' now", "b[y]: its place is that of 'x' now"],
+        NEITHER,
+    ),
+    (
+        "a place by another name",
+        [("b", row(("x", int)))],
+        [("b", row(("z", int)))],
+        ["b[x]: its place is that of 'z' now"],
+        BOTH,
+    ),
+    (
+        "a set",
+        [("b", list[int])],
+        [("b", set[int])],
+        ["b: array of integer became set of integer (narrowed)"],
+        FORWARD,
+    ),
+    (
         "a place of a tuple",
         [("b", tuple[int, str])],
         [("b", tuple[int, float])],
@@ -205,6 +253,10 @@ def test_a_change_is_named_and_judged(
         (dict[Colour, int], dict[MoreColour, int], True),
         (dict[Colour, int], dict[str, int], True),
         (dict[str, int], dict[float, int], False),
+        (dict[int, int], dict[SMALL, int], False),
+        (dict[SMALL, int], dict[int, int], True),
+        (dict[Literal["1"], int], dict[SMALL, int], True),
+        (dict[Literal["7"], int], dict[SMALL, int], False),
         (dict[int, int], dict[int | Colour, int], True),
         (dict[int | Colour, int], dict[int, int], False),
         (dict[int | Colour, int], dict[str, int], True),

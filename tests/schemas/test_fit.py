@@ -26,6 +26,7 @@ class Kind(NamedTuple):
 LIST: Any = list
 TUPLE: Any = tuple
 DICT: Any = dict
+COUNT: Any = Annotated[int, msgspec.Meta(ge=0)]
 
 WORDS = ("a", "b", "c")
 SCALARS = [
@@ -77,6 +78,8 @@ def _mapping(of: Kind) -> st.SearchStrategy[Kind]:
         [
             Kind(DICT[str, of.type], st.dictionaries(st.sampled_from(WORDS), of.values)),
             Kind(DICT[int, of.type], st.dictionaries(st.integers(-9, 9), of.values)),
+            Kind(DICT[COUNT, of.type], st.dictionaries(st.integers(0, 9), of.values)),
+            Kind(DICT[Literal["a", "b"], of.type], st.dictionaries(st.just("b"), of.values)),
         ]
     )
 

@@ -13,7 +13,16 @@ from typing import Any, Final
 import msgspec
 
 from pgbus.core.fit import Node, is_anything, resolve
-from pgbus.core.schema import ATTRIBUTE, ENUMERATION, INTEGER_KEY, MEMBERS, NUMBER_KEY, OMITS, ZONE
+from pgbus.core.schema import (
+    ATTRIBUTE,
+    BOUNDS,
+    ENUMERATION,
+    INTEGER_KEY,
+    MEMBERS,
+    NUMBER_KEY,
+    OMITS,
+    ZONE,
+)
 from pgbus.core.source import Imports, literal, text
 from pgbus.errors import ConfigurationError
 
@@ -190,8 +199,9 @@ class Annotator:
             return self._name(names[ENUMERATION])
         if "anyOf" in names:
             return " | ".join(self._keys(one) for one in names["anyOf"])
-        if names in ({"pattern": INTEGER_KEY}, {"pattern": NUMBER_KEY}):
-            return self._use("int" if names["pattern"] == INTEGER_KEY else "float")
+        kind = {INTEGER_KEY: "integer", NUMBER_KEY: "number"}.get(names.get("pattern", ""))
+        if kind is not None:
+            return self.annotation({"type": kind, **names.get(BOUNDS, {})})
         return self.annotation(names if "enum" in names else {"type": "string", **names})
 
     def _is_hashable(self, node: Node) -> bool:

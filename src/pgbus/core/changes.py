@@ -1,29 +1,15 @@
 """What changed between two schemas, field by field, and whom each change hurts."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pgbus.core.fingerprint import Meaning
 from pgbus.core.fit import Fit, Node, is_anything, is_mapping, kind, resolve
+from pgbus.core.schema import ELEMENTS
+from pgbus.core.wording import name_of, show
 
-_BOUNDS: Final = {
-    "minimum": "from",
-    "exclusiveMinimum": "above",
-    "maximum": "to",
-    "exclusiveMaximum": "below",
-    "multipleOf": "multiple of",
-    "minLength": "at least",
-    "maxLength": "at most",
-    "minItems": "at least",
-    "maxItems": "at most",
-    "minProperties": "at least",
-    "maxProperties": "at most",
-    "pattern": "like",
-}
 _ABSENT: Final = object()
-_LONGEST: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +92,8 @@ class _Comparison:
         elif kind(old) == kind(new) == "object" and is_mapping(old) == is_mapping(new):
             compare = self._mappings if is_mapping(old) else self._fields
             yield from compare(old, new, path)
+        elif kind(old) == kind(new) == "array" and ELEMENTS in old and ELEMENTS in new:
+            yield from self._places(old, new, path)
         elif kind(old) == kind(new) == "array" and _length(old) == _length(new):
             yield from self._arrays(old, new, path)
         else:
@@ -121,13 +109,13 @@ class _Comparison:
         how = {(True, False): " (widened)", (False, True): " (narrowed)"}.get(
             (backward, forward), ""
         )
-        text = f"{self._name(old, self._old)} became {self._name(new, self._new)}{how}"
+        text = f"{name_of(old, self._old)} became {name_of(new, self._new)}{how}"
         return Change(path, text, backward, forward)
 
     def _defaults(self, old: Node, new: Node, path: str) -> Iterator[Change]:
         before, after = _default(old), _default(new)
         if before is not _ABSENT and after is not _ABSENT and before != after:
-            text = f"the default {_show(before)} became {_show(after)}"
+            text = f"the default {show(before)} became {show(after)}"
             yield Change(path, text, backward=True, forward=True)
 
     def _fields(self, old: Node, new: Node, path: str) -> Iterator[Change]:
@@ -158,9 +146,9 @@ class _Comparison:
     def _added(self, new: Node, name: str, path: str, *, strict: bool) -> Change:
         node = new["properties"][name]
         needed, default = name in new["required"], _default(node)
-        text = f"was added: {self._name(node, self._new)}"
+        text = f"was added: {name_of(node, self._new)}"
         text += " without a default" if needed else ", which may be left out"
-        text = text if default is _ABSENT else f"{text}, default {_show(default)}"
+        text = text if default is _ABSENT else f"{text}, default {show(default)}"
         return Change(_join(path, name), text, backward=not needed, forward=not strict)
 
     def _need(self, old: Node, new: Node, name: str, path: str) -> Iterator[Change]:
@@ -195,10 +183,33 @@ class _Comparison:
             found.append(self._replaced(old, new, path))
         yield from found
 
+    def _places(self, old: Node, new: Node, path: str) -> Iterator[Change]:
+        """Compare structs that are arrays, where the place is what a name is elsewhere."""
+        before, after = _named_places(old), _named_places(new)
+        for (name, node), (other, changed) in zip(before, after, strict=False):
+            if other == name:
+                yield from self.compare(node, changed, f"{path}[{name}]")
+                continue
+            moved = name in dict(after) or other in dict(before)
+            text = f"its place is that of {other!r} now"
+            yield Change(f"{path}[{name}]", text, backward=not moved, forward=not moved)
+            yield from self.compare(node, changed, f"{path}[{other}]")
+        for place, (name, _) in enumerate(before[len(after) :], len(after) + 1):
+            needed = place <= old.get("minItems", 0)
+            text = "was removed; the older type needs it" if needed else "was removed"
+            endless = "maxItems" not in new
+            yield Change(f"{path}[{name}]", text, backward=endless, forward=not needed)
+        for place, (name, node) in enumerate(after[len(before) :], len(before) + 1):
+            needed = place <= new.get("minItems", 0)
+            text = f"was added: {name_of(node, self._new)}"
+            text += " without a default" if needed else ", which may be left out"
+            endless = "maxItems" not in old
+            yield Change(f"{path}[{name}]", text, backward=not needed, forward=endless)
+
     def _enumerations(self, old: Node, new: Node, path: str) -> Iterator[Change]:
         before, after = old["enum"], new["enum"]
-        gone = [_show(one) for one in before if one not in after]
-        come = [_show(one) for one in after if one not in before]
+        gone = [show(one) for one in before if one not in after]
+        come = [show(one) for one in after if one not in before]
         if gone:
             text = f"lost the value{'s' * (len(gone) > 1)} {', '.join(gone)}"
             yield Change(path, text, backward=False, forward=True)
@@ -235,34 +246,10 @@ class _Comparison:
                 continue
             tag = member.get("x-pgbus-tag")
             if tag is not None and "properties" in member:
-                made[f"a struct with {tag} {_show(member['properties'][tag]['enum'][0])}"] = one
+                made[f"a struct with {tag} {show(member['properties'][tag]['enum'][0])}"] = one
             else:
-                made[kind(member) or self._name(one, definitions)] = one
+                made[kind(member) or name_of(one, definitions)] = one
         return made
-
-    def _name(self, node: Node, definitions: dict[str, Any]) -> str:
-        """Return what a person would call a type."""
-        node = resolve(node, definitions)
-        if is_anything(node):
-            return "anything"
-        if "anyOf" in node:
-            return " | ".join(self._name(one, definitions) for one in node["anyOf"])
-        if "enum" in node:
-            return f"one of {', '.join(map(_show, node['enum']))}"
-        if kind(node) == "object" and not is_mapping(node):
-            return str(node.get("title", "an object"))
-        if kind(node) == "object":
-            values = self._name(node.get("additionalProperties", {}), definitions)
-            return f"mapping to {values}{_bounds(node)}"
-        if kind(node) == "array" and "prefixItems" in node:
-            inside = [self._name(one, definitions) for one in node["prefixItems"]]
-            return f"array of ({', '.join(inside)}){_bounds(node)}"
-        if kind(node) == "array":
-            return f"array of {self._name(node.get('items', {}), definitions)}{_bounds(node)}"
-        form = node.get("format") or node.get("contentEncoding")
-        zone = {"required": " with a time zone", "none": ""}.get(node.get("x-pgbus-timezone"), "")
-        name = str(form) if form else str(node.get("type"))
-        return f"{name}{zone}{_bounds(node)}"
 
 
 def _bare(node: Node) -> Node:
@@ -276,15 +263,14 @@ def _default(node: Node) -> Any:
     return node.get("default", _ABSENT) if isinstance(node, dict) else _ABSENT
 
 
+def _named_places(array: Node) -> list[tuple[str, Node]]:
+    places = array.get("prefixItems", [])
+    tags = len(places) - len(array[ELEMENTS])  # the tag comes first, and has no name
+    return list(zip(["the tag"] * tags + array[ELEMENTS], places, strict=False))
+
+
 def _length(array: Node) -> int:
     return len(array.get("prefixItems", ()))
-
-
-def _bounds(node: Node) -> str:
-    if kind(node) == "array" and node.get("minItems") == node.get("maxItems") == _length(node):
-        return ""
-    found = [f"{word} {node[name]}" for name, word in _BOUNDS.items() if name in node]
-    return f" ({', '.join(found)})" if found else ""
 
 
 def _renamed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, str]:
@@ -300,8 +286,3 @@ def _attribute(node: Node, name: str) -> str:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-def _show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

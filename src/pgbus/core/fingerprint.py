@@ -33,7 +33,6 @@ SAYS_NOTHING: Final = frozenset(
         "$schema",
         "x-pgbus-key",
         "x-pgbus-attribute",
-        "x-pgbus-elements",
         "x-pgbus-enumeration",
         "x-pgbus-members",
         "x-pgbus-tag",

@@ -110,7 +110,12 @@ class Fit:
         return _in_length(reader, value) and re.search(reader.get("pattern", ""), value) is not None
 
     def _arrays(self, reader: Node, writer: Node) -> bool:
-        least, most = writer.get("minItems", 0), writer.get("maxItems", _endless(writer))
+        if reader.get("uniqueItems") is True and writer.get("uniqueItems") is not True:
+            return False  # what is there twice would be lost
+        least, most = (
+            writer.get("minItems", 0),
+            writer.get("maxItems", _endless(writer, written=True)),
+        )
         if least < reader.get("minItems", 0) or most > reader.get("maxItems", _endless(reader)):
             return False
         theirs, ours = writer.get("prefixItems", []), reader.get("prefixItems", [])
@@ -208,7 +213,9 @@ def _reference(node: Node) -> str | None:
     return None if found is None else str(found).removeprefix("#/$defs/")
 
 
-def _endless(array: Node) -> float:
+def _endless(array: Node, *, written: bool = False) -> float:
+    if written and "x-pgbus-elements" in array:
+        return len(array.get("prefixItems", ()))  # a struct ignores more, but writes none
     return len(array.get("prefixItems", ())) if array.get("items") is False else float("inf")
 
 
@@ -272,7 +279,10 @@ def _named(names: Node, name: str) -> bool:
         return any(_named(one, name) for one in names["anyOf"])
     if "enum" in names:
         return name in names["enum"]
-    return _in_length(names, name) and re.search(names.get("pattern", ""), name) is not None
+    if re.search(names.get("pattern", ""), name) is None or not _in_length(names, name):
+        return False
+    bounds = names.get("x-pgbus-bounds")
+    return bounds is None or _in_bounds(bounds, float(name))
 
 
 def _names_imply(given: Node, wanted: Node) -> bool:
@@ -283,4 +293,8 @@ def _names_imply(given: Node, wanted: Node) -> bool:
         return any(_names_imply(given, one) for one in wanted["anyOf"])
     if "enum" in given:
         return all(_named(wanted, name) for name in given["enum"])
-    return "enum" not in wanted and _strings_imply(given, wanted)
+    return (
+        "enum" not in wanted
+        and _strings_imply(given, wanted)
+        and _bounds_imply(given.get("x-pgbus-bounds", {}), wanted.get("x-pgbus-bounds", {}))
+    )

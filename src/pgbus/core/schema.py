@@ -33,6 +33,8 @@ TAG: Final = "x-pgbus-tag"
 """Of a struct: the property that tells it from the others of its union."""
 MEMBERS: Final = "x-pgbus-members"
 """Of an enumeration: what Python calls its values, in their order."""
+BOUNDS: Final = "x-pgbus-bounds"
+"""Of the names of a mapping's properties that are numbers: the bounds of those."""
 ENUMERATION: Final = "x-pgbus-enumeration"
 """Of the names of a mapping's properties: the definition of which they are the values, as text."""
 OMITS: Final = "x-pgbus-omits-defaults"
@@ -265,7 +267,9 @@ class _Writer:
             return {"anyOf": [self._keys(one) for one in bare.types]}
         node = self.node(info)
         if node.get("type") in ("integer", "number"):
-            return {"pattern": INTEGER_KEY if node["type"] == "integer" else NUMBER_KEY}
+            made: Schema = {"pattern": INTEGER_KEY if node["type"] == "integer" else NUMBER_KEY}
+            bounds = {word: node[word] for _, word in _BOUNDS if word in node}
+            return {**made, BOUNDS: bounds} if bounds else made
         if "enum" in node:
             return {"enum": [str(one) for one in node["enum"]]}
         return {name: value for name, value in node.items() if name != "type"}
