@@ -31,7 +31,7 @@ from tests.torture.mutants import break_sql
 
 EXAMPLES = int(os.environ.get("PGBUS_MODEL_EXAMPLES", "0"))
 EVERY = settings(
-    max_examples=EXAMPLES or 150,
+    max_examples=EXAMPLES or 100,
     stateful_step_count=50,
     derandomize=not EXAMPLES,
     database=None,
