@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import re
 import subprocess
 import sys
@@ -108,19 +109,13 @@ def test_mypy_and_the_interpreter_take_it_as_it_is(tmp_path: Path) -> None:
         "assert Defaults().price_or_none is not None\n"
         "print(Colour.RED.value, one.list, names.other_ == Defaults().text)\n"
     )
+    # A cache of its own: with other settings than the project's, the two would undo each other.
+    cache = str(ROOT / ".cache" / "mypy")
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", cache]
     checked = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "mypy",
-            "--strict",
-            "--config-file=",
-            "--cache-dir",
-            ROOT / ".mypy_cache",
-            user,
-            file,
-        ],
+        [*mypy, str(user), str(file)],
         cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(ROOT / "src")},
         capture_output=True,
         text=True,
         check=False,
