@@ -321,6 +321,31 @@ def test_an_idle_bus_is_woken_and_need_not_poll(
         assert handled.wait(20)
 
 
+@pytest.mark.parametrize("batch", [False, True], ids=["single", "batch"])
+def test_a_transactional_handler_makes_room_and_need_not_poll(
+    bus: Bus, batch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetcher, "POLL", 600.0)
+    handled: list[int] = []
+    if batch:
+
+        @bus.subscribe("orders.*", name="billing", concurrency=1, batch=3)
+        def on_orders(events: list[Created], connection: psycopg.Connection[Any]) -> None:
+            handled.extend(event.n for event in events)
+
+    else:
+
+        @bus.subscribe("orders.*", name="billing", concurrency=1)
+        def on_order(event: Created, connection: psycopg.Connection[Any]) -> None:
+            handled.append(event.n)
+
+    bus.declare()
+    bus.publish_many([Created(order=f"o{n}", n=n) for n in range(300)])
+    with bus.running():
+        assert bus.wait_idle(20)
+    assert sorted(handled) == list(range(300))
+
+
 def test_every_retry_rings_a_timer_of_its_own(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several retries wait at once, due at different times; no regular poll finds them."""
     monkeypatch.setattr(fetcher, "POLL", 600.0)

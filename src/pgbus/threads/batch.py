@@ -196,7 +196,7 @@ class BatchWorker(Worker):
         for part in parts:
             if self._attempts.transactional and isinstance(verdict, Done):
                 hold = part.portion.hold
-                self._subscription.settled(hold, hold.unsettled, released=True)
+                self._settled(hold, hold.unsettled, released=True)
             else:
                 self._flush(part.portion, release=True)
         return True
@@ -240,6 +240,6 @@ class BatchWorker(Worker):
         if result is None or error is None or not isinstance(result[0], Done):
             return result
         if self._attempts.transactional:
-            self._subscription.settled(portion.hold, portion.hold.unsettled, released=True)
+            self._settled(portion.hold, portion.hold.unsettled, released=True)
             return None
         return self._outcomes.judge(delivery.message, error), error

@@ -101,6 +101,7 @@ class Engine:
         self._watchdog = Watchdog([keeper_link, fetcher_link, settler_link])
         self._station = Station(
             put=self._settler.put,
+            released=self._fetcher.released,
             encode=self._encode,
             ask=pool.run,
             report=report,

@@ -76,6 +76,7 @@ class Station:
 
     Parameters:
         put: hands a settlement to the settler.
+        released: tells the fetcher that there may be room for more.
         encode: makes an event that a handler publishes ready to be stored.
         ask: runs an operation on a connection of the bus.
         report: tells ``bus.on_error`` callbacks of an incident.
@@ -88,6 +89,7 @@ class Station:
         self,
         *,
         put: Callable[[Settlement], None],
+        released: Callable[[], None],
         encode: Callable[[Outgoing, Context], Encoded],
         ask: Callable[[Callable[[], Operation[bool]]], bool],
         report: Callable[[Incident], None],
@@ -98,6 +100,7 @@ class Station:
         watchdog: Watchdog,
     ) -> None:
         self.put = put
+        self.released = released
         self.encode = encode
         self.report = report
         self.publish = publish

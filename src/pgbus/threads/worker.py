@@ -139,7 +139,7 @@ class Worker:
                 return "over"
             if isinstance(result[0], Done):
                 if self._attempts.transactional:
-                    self._subscription.settled(hold, 1, released=last)
+                    self._settled(hold, 1, released=last)
                     return "over" if last else "on"
                 portion.outgoing += published(context)
         verdict, error = result
@@ -149,6 +149,12 @@ class Worker:
         portion.events += 1
         # A transactional successor settles itself: it must not overtake what the portion holds.
         return "stop" if self._attempts.transactional else "on"
+
+    def _settled(self, hold: Hold, events: int, *, released: bool) -> None:
+        """Note what a handler's transaction has settled, past the settler."""
+        self._subscription.settled(hold, events, released=released)
+        if self._subscription.wish() is not None:
+            self._station.released()
 
     def _delivery(self, hold: Hold, message: Message) -> Delivery:
         incoming = read_headers(message.headers)
