@@ -20,7 +20,7 @@ from pgbus.errors import PgbusError
 from pgbus.model.delivery import FIRST_LANE, LAST_LANE, Chunk
 from pgbus.store.leases import Polled, Take, Taken, poll, take
 from pgbus.store.settle import LaneSettlement
-from pgbus.threads.link import Backoff, Link, Outage
+from pgbus.threads.link import Backoff, Link, Outage, join
 from pgbus.threads.session import Session
 from pgbus.threads.subscription import Hold, Subscription
 
@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 POLL = 1.0
 """Seconds between two polls of an idle process."""
+PATIENCE = 0.5
+"""Seconds that a take under way gets at shutdown. One that is given up gives its lanes back as the
+worker signs off."""
 FIRST_PATIENCE = 0.01
 STREAK = 3
 """After so many takes in a row that won something, the bus is busy and sleeps no longer."""
@@ -73,11 +76,11 @@ class Fetcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Take nothing more; returns once the thread has ended."""
+        """Take nothing more; returns once the thread has ended, or a stalled link was given up."""
         self._stop.set()
         self._wake.set()
         if self._thread.is_alive():
-            self._thread.join()
+            join(self._thread, self._link, PATIENCE)
 
     def wake(self, name: str | None = None) -> None:
         """Look again: at one subscription, or at what is scheduled where ``name`` is ``None``."""

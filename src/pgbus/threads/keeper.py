@@ -15,13 +15,15 @@ from psycopg.rows import TupleRow
 from pgbus.errors import PgbusError
 from pgbus.store import workers
 from pgbus.store.query import Operation, run
-from pgbus.threads.link import Backoff, Link, Outage
+from pgbus.threads.link import Backoff, Link, Outage, join
 from pgbus.threads.session import Session
 
 logger = logging.getLogger(__name__)
 
 BEATS = 3
 """Heartbeats in one lease."""
+PATIENCE = 1.0
+"""Seconds to sign off in at shutdown."""
 HOUSEKEEPING = 60.0
 """Seconds between two rounds of forgetting published ids."""
 
@@ -70,16 +72,13 @@ class Keeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Send no more, give back every lease, and sign off; returns once the thread has ended."""
+        """Send no more, give back every lease, and sign off.
+
+        Returns once the thread has ended, or a stalled link was given up.
+        """
         self._stop.set()
-        self._thread.join()
-        try:
-            self._link.run(lambda: workers.stop(self.session.id))
-        except (psycopg.Error, PgbusError) as error:
-            # As if the process had died: others take over after the lease.
-            self._outage.report("the keeper", error)
-        finally:
-            self._link.drop()
+        if not join(self._thread, self._link, PATIENCE):
+            logger.warning("the database did not hear that this worker stops")
 
     def _begin(self, session: Session) -> None:
         sent_at = time.monotonic()
@@ -91,6 +90,20 @@ class Keeper:
             run(connection, self._register(session))
 
     def _run(self) -> None:
+        try:
+            self._keep()
+            self._sign_off()
+        finally:
+            self._link.drop()
+
+    def _sign_off(self) -> None:
+        try:
+            self._link.run(lambda: workers.stop(self.session.id))
+        except (psycopg.Error, PgbusError) as error:
+            # As if the process had died: others take over after the lease.
+            self._outage.report("the keeper", error)
+
+    def _keep(self) -> None:
         backoff = Backoff(most=min(1.0, self._lease / (4 * BEATS)))
         while not self._stop.is_set():
             try:

@@ -246,6 +246,19 @@ class Link:
                 connection.close()
 
 
+def join(thread: threading.Thread, link: Link, patience: float) -> bool:
+    """Wait for the thread of a link to end; return whether it has.
+
+    Beyond ``patience`` seconds its socket is shut, so that a stalled link holds up no shutdown. A
+    thread that even then has not ended, because it is about to connect, ends once that fails.
+    """
+    thread.join(patience)
+    if thread.is_alive():
+        link.interrupt()
+        thread.join(patience)
+    return not thread.is_alive()
+
+
 class Outage:
     """What all threads of a bus know of a database that is away: one log line a second at most."""
 
