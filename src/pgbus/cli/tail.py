@@ -3,10 +3,10 @@
 import secrets
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import Annotated, Any
 
 import msgspec
@@ -63,7 +63,7 @@ def tail(
     expansions = [one for pattern in patterns for one in expand(pattern)]
     with (
         open_bus(dsn) as bus,
-        _stopped_by_signals(),
+        _asked_to_stop() as asked,
         translated(),
         connect(bus.dsn, name="pgbus tail") as connection,
     ):
@@ -77,9 +77,7 @@ def tail(
         number = _start(connection, expansions)
         try:
             remark(f"watching {' '.join(patterns)}, until Ctrl-C")
-            _show(connection, number, limit, bodies=bodies, as_json=as_json)
-        except KeyboardInterrupt:
-            pass
+            _show(connection, number, limit, asked, bodies=bodies, as_json=as_json)
         except psycopg.errors.IdleSessionTimeout as error:
             raise StoreError(
                 "this tail stood still for two minutes, so its queue is gone: start it again"
@@ -100,13 +98,14 @@ def _show(
     connection: "psycopg.Connection[Any]",
     number: int,
     limit: int | None,
+    asked: threading.Event,
     *,
     bodies: bool,
     as_json: bool,
 ) -> None:
     left = limit
     console = output()
-    while left is None or left > 0:
+    while not asked.is_set() and (left is None or left > 0):
         seen = run(connection, tails.read(number, MOST if left is None else min(MOST, left)))
         for event in seen:
             if as_json:
@@ -117,7 +116,7 @@ def _show(
         if left is not None:
             left -= len(seen)
         if not seen:
-            time.sleep(PAUSE)
+            asked.wait(PAUSE)
 
 
 def _part(connection: "psycopg.Connection[Any]", number: int) -> None:
@@ -166,18 +165,15 @@ def _as_object(event: tails.Seen) -> dict[str, Any]:
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the command as Ctrl-C does: its queue goes at once."""
-
-    def interrupt(_: int, __: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
+def _asked_to_stop() -> Iterator[threading.Event]:
+    """Yield an event that SIGINT, SIGTERM and SIGHUP set: no query is broken off by them."""
+    asked = threading.Event()
     before: dict[int, Any] = {}
     with suppress(ValueError):  # not in the main thread
-        for one in (signal.SIGTERM, signal.SIGHUP):
-            before[one] = signal.signal(one, interrupt)
+        for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            before[one] = signal.signal(one, lambda *_: asked.set())
     try:
-        yield
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

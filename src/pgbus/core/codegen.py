@@ -195,7 +195,7 @@ class _Module:
         elif "default" not in node:
             if name is None:
                 raise NoTypeError(f"{attribute} has no default, and a place cannot be left out")
-            if annotation != use("Any"):
+            if annotation.rstrip("_") != "Any":  # (whatever it is called here)
                 annotation += f" | {use('UnsetType')}"
             arguments.insert(0, f"default={use('UNSET')}")
         else:

@@ -210,7 +210,7 @@ class Encoder:
         except UnicodeEncodeError:
             where = locate(payload, _leaf_fault) or "holds a lone surrogate"
             raise PayloadError(f"{topic}: the payload {where}") from None
-        except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        except (TypeError, ValueError, OverflowError, AttributeError, BufferError) as error:
             # The driver's and msgspec's words may quote a value: say what was found instead.
             where = locate(payload, _leaf_fault) or _whole_fault(error)
             raise PayloadError(f"{topic}: the payload {where}") from None
