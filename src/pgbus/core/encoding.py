@@ -373,6 +373,6 @@ def _leaf_fault(leaf: Any) -> str | None:
         _ENCODER.encode(leaf)
     except TypeError:
         return f"is a {type(leaf).__qualname__}, which has no JSON form"
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, BufferError):
         return f"is a {type(leaf).__qualname__} that has no JSON form"
     return None
