@@ -498,7 +498,7 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize("dsn", MALFORMED)
+@pytest.mark.parametrize("dsn", MALFORMED, ids=range(len(MALFORMED)))
 def test_connection_strings_that_are_none(dsn: str, leaks: Leaks) -> None:
     with pytest.raises(ConfigurationError) as failure:
         Bus(dsn)
