@@ -6,7 +6,7 @@ prints where every thread stands and ends the run.
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,17 @@ def pytest_configure(config: pytest.Config) -> None:
     # that is not the suite's.
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Write what was logged in a way that one process of pytest can send to another."""
+    report = yield
+    report.sections = [
+        (title, text.encode("utf-8", "backslashreplace").decode())
+        for title, text in report.sections
+    ]
+    return report
 
 
 def pytest_report_header(config: pytest.Config) -> str:

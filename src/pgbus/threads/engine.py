@@ -36,7 +36,7 @@ from pgbus.threads.versions import Versions
 
 logger = logging.getLogger(__name__)
 
-LAST_WORDS = 5.0
+LAST_WORDS = 1.0
 """Seconds for the settler after the grace."""
 
 

@@ -195,7 +195,17 @@ class Link:
             psycopg.Error, StoreError: no connection could be made.
         """
         if self._connection is None:
-            self._connection = connect(self._server.dsn(), name=self._name())
+            dsn = self._server.dsn()
+            self._connection = psycopg.connect(dsn, **settings(dsn, self._name()))
+            # From here on it can be interrupted, and the watchdog looks after it.
+            self.busy_since = time.monotonic()
+            try:
+                configure(self._connection)
+            except BaseException:
+                self.drop()
+                raise
+            finally:
+                self.busy_since = None
         return self._connection
 
     def run(self, operation: Callable[[], Operation[R]]) -> R:

@@ -6,6 +6,7 @@ listen; then the fetcher's polls find everything, if a little later.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import psycopg
@@ -16,6 +17,8 @@ from pgbus.threads.link import Backoff, Link, Outage
 
 logger = logging.getLogger(__name__)
 
+PATIENCE = 0.5
+"""Seconds for an attempt to connect at shutdown; one that takes longer ends by itself."""
 SCHEDULED = "pgbus"
 """The channel of scheduled events; a subscription's is ``pgbus_<name>``."""
 
@@ -43,9 +46,10 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
-        """Listen no longer; returns once the thread has ended."""
+        """Listen no longer; returns once the thread has ended, or a stalled link was given up."""
         self._stop.set()
-        while self._thread.is_alive():
+        given_up = time.monotonic() + PATIENCE
+        while self._thread.is_alive() and time.monotonic() < given_up:
             self._link.interrupt()
             self._thread.join(0.05)
 

@@ -94,7 +94,7 @@ class Settler:
         if self._thread.is_alive():
             self._abort.set()
             self._link.interrupt()
-            self._thread.join(1.0)
+            self._thread.join(0.5)
             return False
         return True
 
