@@ -25,7 +25,7 @@ from pgbus.threads.contracts import Contracts
 from pgbus.threads.link import as_store_error
 from pgbus.threads.pool import Pool
 
-PART = 250
+PART = 100
 """So many events of a long call are encoded while the server stores those before them."""
 
 
