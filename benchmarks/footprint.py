@@ -22,7 +22,8 @@ from pgbus import Event
 BARE = "bare INSERT and DELETE"
 TEN, ONE, SINGLY = "10 events a key", "one event a key", "one event a key, published one by one"
 LIMIT = 120.0
-SETTLE, IDLE = 3.0, 20.0
+# (An idle backend tells of its last transactions up to ten seconds later.)
+SETTLE, IDLE = 12.0, 20.0
 BURST = 20_000
 BURST_SECONDS = 5.0
 RESIDENT = 120.0

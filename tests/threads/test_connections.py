@@ -86,6 +86,8 @@ def test_a_failover_loses_nothing_that_was_acknowledged(
     own_server: Callable[..., PostgresInstance],
 ) -> None:
     primary = own_server({"wal_level": "replica", "max_wal_senders": 4})
+    if not (primary.bin_dir / "pg_basebackup").exists():
+        pytest.skip(f"there is no pg_basebackup in {primary.bin_dir}")
     with Standby(primary) as standby:
         with psycopg.connect(primary.dsn(), autocommit=True) as connection:
             connection.execute(f"alter system set synchronous_standby_names = '{NAME}'")
@@ -145,6 +147,7 @@ def test_a_link_that_stalls_is_cut_and_made_anew(
     proxy: FaultProxy, dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(link, "STALL", 1.0)
+    monkeypatch.setattr(link, "CONNECT_TIMEOUT", 2)  # a new connection may stall, too
     monkeypatch.setattr(call, "CHECK", 0.1)
     with Bus(dsn) as direct:
         direct.install()
