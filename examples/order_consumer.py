@@ -53,7 +53,9 @@ def main() -> None:
     """Ship until somebody says stop."""
     with bus:
         bus.install()
-        with psycopg.connect(bus.dsn, autocommit=True) as connection:
+        with psycopg.connect(bus.dsn) as connection:
+            # Two that start at once take turns: "if not exists" alone lets the second one fail.
+            connection.execute("select pg_advisory_xact_lock(hashtext('shipments'))")
             connection.execute(TABLE)
         bus.declare()
         print("waiting for orders", flush=True)

@@ -48,10 +48,16 @@ def finish(process: subprocess.Popen[str], timeout: float = 90) -> str:
     return output
 
 
-def wait_for_consumers(dsn: str, number: int) -> None:
-    """Wait until so many order consumers handle events, and signals."""
+def wait_for(dsn: str, *consumers: subprocess.Popen[str]) -> None:
+    """Wait until these order consumers handle events, and signals."""
     with Bus(dsn) as bus:
-        eventually(lambda: [one.workers for one in status(bus)] == [number], timeout=20)
+
+        def at_work() -> bool:
+            for consumer in consumers:
+                assert consumer.poll() is None, consumer.communicate()
+            return [one.workers for one in status(bus)] == [len(consumers)]
+
+        eventually(at_work, timeout=20)
 
 
 def status(bus: Bus) -> list[SubscriptionStatus]:
@@ -103,7 +109,7 @@ def test_github_activity(start: Start, shared_data: Path) -> None:
 def test_orders_reach_the_consumers_once_and_in_order(start: Start, dsn: str) -> None:
     """Two consumers; one is stopped amid the orders, and another takes its place."""
     consumers = [start("order_consumer"), start("order_consumer")]
-    wait_for_consumers(dsn, 2)
+    wait_for(dsn, *consumers)
     service = start("order_service", "600")
 
     with psycopg.connect(dsn, autocommit=True) as connection:
@@ -117,7 +123,7 @@ def test_orders_reach_the_consumers_once_and_in_order(start: Start, dsn: str) ->
         consumers[0].send_signal(signal.SIGTERM)
         assert ", 0 failed" in finish(consumers[0])
         consumers.append(start("order_consumer"))
-        wait_for_consumers(dsn, 2)
+        wait_for(dsn, *consumers[1:])
         assert finish(service) == "60 cancelled, 60 declined, 540 placed, 77 repeated\n"
 
         eventually(lambda: count("select count(*) from shipments where recalled") == 60)
@@ -135,7 +141,7 @@ def test_orders_reach_the_consumers_once_and_in_order(start: Start, dsn: str) ->
 
 def test_orders_wait_for_a_consumer_that_is_away(start: Start, dsn: str) -> None:
     consumer = start("order_consumer")
-    wait_for_consumers(dsn, 1)
+    wait_for(dsn, consumer)
     consumer.send_signal(signal.SIGTERM)
     assert finish(consumer) == "waiting for orders\nstopped: 0 orders wait, 0 failed\n"
     finish(start("order_service", "9"))
