@@ -5,12 +5,14 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 
 import psycopg
 import pytest
 
 from pgbus import Receipt
 from pgbus.core.ids import RANDOM_BYTES, new_event_id
+from pgbus.demo.database import NAME
 from pgbus.demo.events import AnyOrderEvent
 from pgbus.demo.ledger import Page
 from pgbus.demo.shop import invent
@@ -90,6 +92,39 @@ def test_it_can_be_interrupted_and_killed_and_run_again(dsn: str) -> None:
     assert "waiting for its lease to end" in done.stdout
     assert "verdict: good" in done.stdout
     eventually(lambda: names(dsn) == [])
+
+
+ON_THE_EMBEDDED = """
+import sys
+from pgbus.cli import main
+from pgbus.threads.server import GivenServer, provide
+
+dsn = sys.argv.pop(1)
+provide(lambda: GivenServer(dsn))
+main()
+"""
+
+
+def test_it_plays_elsewhere_where_the_embedded_database_is_of_another_release(bus_dsn: str) -> None:
+    with psycopg.connect(bus_dsn) as connection:
+        connection.execute("update pgbus.migration set checksum = 'another' where number = 2")
+    done = subprocess.run(
+        [sys.executable, "-c", ON_THE_EMBEDDED, bus_dsn, "demo", "--events", EVENTS],
+        env=environment(None),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "migration 0002 (routing)" in done.stdout
+    assert "playing in a database of its own" in done.stdout
+    assert "verdict: good" in done.stdout
+    with psycopg.connect(bus_dsn) as connection:
+        found = connection.execute("select from pg_database where datname = %s", [NAME])
+        assert found.rowcount == 0
+    refused = pgbus("demo", "--events", EVENTS, dsn=bus_dsn)
+    assert refused.returncode == 1, "a database of the user's own is no place to play around in"
 
 
 Ledger = tuple[list[AnyOrderEvent], list[Receipt], dict[str, Page], Repair]

@@ -3,13 +3,15 @@
 import logging
 import threading
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import msgspec
 from rich.console import Console
 
-from pgbus import Bus, DeadLetter, StoreError
+from pgbus import Bus, DeadLetter, IncompatibleDatabase, StoreError
+from pgbus.demo.database import own_database
 from pgbus.demo.events import OrderEvent
 from pgbus.demo.ledger import Mark, News
 from pgbus.demo.shop import Shop, invent
@@ -112,11 +114,7 @@ def play(dsn: str | None, *, events: int, seed: int, as_json: bool) -> int:
     logging.getLogger("pgbus").propagate = False
     console = Console(highlight=False, quiet=as_json)
     began = time.monotonic()
-    # Its types would outlive it in the registry.
-    with Bus(dsn, service="pgbus demo", lease=LEASE, schema_check="off") as bus:
-        server = "a PostgreSQL of yours" if dsn else "the embedded PostgreSQL"
-        with console.status(f"starting {server}") if console.is_terminal else nullcontext():
-            bus.install()
+    with _theatre(dsn, console) as (bus, server):
         ready = time.monotonic() - began
         try:
             _clear(bus, console)
@@ -132,6 +130,30 @@ def play(dsn: str | None, *, events: int, seed: int, as_json: bool) -> int:
     else:
         show_verdict(console, verdict, events, ready, seconds)
     return 0 if verdict.good else 1
+
+
+@contextmanager
+def _theatre(dsn: str | None, console: Console) -> Iterator[tuple[Bus, str]]:
+    """Yield a bus on a database that pgbus is installed in, and what to call the server."""
+    server = "a PostgreSQL of yours" if dsn else "the embedded PostgreSQL"
+    with ExitStack() as stack:
+        with console.status(f"starting {server}") if console.is_terminal else nullcontext():
+            bus = stack.enter_context(_bus(dsn))
+            try:
+                bus.install()
+            except IncompatibleDatabase as reason:
+                if dsn is not None:
+                    raise
+                # Of another release, or of a checkout between two: no reason to see nothing.
+                console.print(f"{reason}: playing in a database of its own")
+                bus = stack.enter_context(_bus(stack.enter_context(own_database(bus.dsn))))
+                bus.install()
+        yield bus, server
+
+
+def _bus(dsn: str | None) -> Bus:
+    # Its types would outlive it in the registry.
+    return Bus(dsn, service="pgbus demo", lease=LEASE, schema_check="off")
 
 
 def _perform(
