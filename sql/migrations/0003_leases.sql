@@ -11,6 +11,8 @@
 --         statement with its own snapshot, reads their messages. In one statement the snapshot may
 --         predate another worker's acknowledgement, and events would be handled twice.
 -- settle  locks the lease rows first and touches only the messages of lanes that came back.
+-- acknowledge
+--         is settle for one event that was handled, in the transaction of its handler.
 -- bury    turns the leases of a dead worker into suspicions and lets go of them.
 --
 -- The planner is pinned: with statistics that lag behind it has turned both into scans of the queue.
@@ -66,6 +68,18 @@ create function pgbus.require_worker(p_worker bigint) returns void
 language sql stable set search_path = pg_catalog, pg_temp
 return pgbus.require_subscriptions(array(
     select d.subscription from pgbus.worker_subscription d where d.worker = p_worker));
+
+-- Raise unless this is still the transaction that was begun for a handler: a DEFERRABLE one, which
+-- means nothing but for one that is SERIALIZABLE and READ ONLY, and costs no statement of its own.
+create function pgbus.require_handling() returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+begin
+    if current_setting('transaction_deferrable') <> 'on' then
+        raise exception 'the handler ended its transaction'
+            using errcode = 'invalid_transaction_termination';
+    end if;
+end
+$function$;
 
 insert into pgbus.template (name, body) values ('put', $template$
 create or replace function pgbus.:function(p_bodies text[], p_headers text[]) returns integer
@@ -229,8 +243,8 @@ create or replace function pgbus.:function(
     p_dead bigint[], p_dead_lanes bigint[], p_reason text[],
     -- some of those done or dead had failed before: forget it
     p_troubled boolean,
-    -- a transactional handler's mark (see pgbus.begin_handling), or null
-    p_mark text
+    -- in the transaction of a handler, see pgbus.require_handling
+    p_handling boolean
 )
 -- The lanes that the worker still held; nothing was done in the others.
 returns bigint[]
@@ -243,9 +257,8 @@ declare
     places tid[];
     owned bigint[];
 begin
-    if p_mark is not null and current_setting('pgbus.handling', true) is distinct from p_mark then
-        raise exception 'the handler ended its transaction'
-            using errcode = 'invalid_transaction_termination';
+    if p_handling then
+        perform pgbus.require_handling();
     end if;
 
     -- Leases are found one by one and then deleted by their place, because whatever the statistics
@@ -332,6 +345,40 @@ end
 $function$
 $template$);
 
+insert into pgbus.template (name, body) values ('acknowledge', $template$
+create or replace function pgbus.:function(
+    p_worker bigint, p_lane bigint, p_token bigint, p_release boolean, p_done bigint,
+    p_troubled boolean
+)
+-- Whether the worker still held the lane; if not, nothing was done.
+returns boolean
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp set enable_seqscan = off
+as $function$
+begin
+    perform pgbus.require_handling();
+    if p_release then
+        delete from pgbus.lease l
+        where l.subscription = :id and l.lane = p_lane
+            and l.worker = p_worker and l.token = p_token;
+    else
+        perform from pgbus.lease l
+        where l.subscription = :id and l.lane = p_lane
+            and l.worker = p_worker and l.token = p_token
+        for update;
+    end if;
+    if not found then
+        return false;
+    end if;
+    delete from pgmq.:queue m where m.msg_id = p_done;
+    if p_troubled then
+        delete from pgbus.attempt a where a.subscription = :id and a.msg_id = p_done;
+    end if;
+    return true;
+end
+$function$
+$template$);
+
 insert into pgbus.template (name, body) values ('bury', $template$
 create or replace function pgbus.:function(p_worker bigint) returns integer
 language plpgsql
@@ -410,24 +457,6 @@ $function$;
 create function pgbus.dead_lane(p_alias text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 return format('((%I.headers -> ''pgbus-dead'' ->> ''lane'')::bigint)', p_alias);
-
--- Mark the caller's transaction as handling, and count those of the leases that the worker holds now,
--- without locking them: a stopped process must not keep others from taking them over.
-create function pgbus.begin_handling(
-    p_subscription integer, p_lanes bigint[], p_tokens bigint[], p_worker bigint, p_mark text
-) returns bigint
-language sql set search_path = pg_catalog, pg_temp
-begin atomic
-    select pgbus.require_subscriptions(array[p_subscription]);
-    select set_config('pgbus.handling', p_mark, true);
-    select count(*)
-    from unnest(p_lanes, p_tokens) as x(lane, token) cross join lateral (
-        select from pgbus.lease l
-        where l.subscription = p_subscription and l.lane = x.lane
-            and l.worker = p_worker and l.token = x.token
-        limit 1
-    ) l;
-end;
 
 -- Give back whatever a worker's takes won whose replies were lost.
 create function pgbus.forget(p_worker bigint, p_tokens bigint[]) returns bigint

@@ -2,10 +2,10 @@
 --
 -- Nobody but the owner has a right on a table of pgbus or of a queue. Functions are the only door:
 -- they run with the rights of their owner (SECURITY DEFINER) on a search_path of their own, and who
--- may call which is all there is to grant. What stands for one subscription (take, settle) is a
--- function of its own; others ask whether their caller may call that one (require_subscriptions).
--- It costs nothing that can be measured: what does is a SET, 0.4 µs for the search_path, which they
--- had before.
+-- may call which is all there is to grant. What stands for one subscription (take, settle,
+-- acknowledge) is a function of its own; others ask whether their caller may call that one
+-- (require_subscriptions). It costs nothing that can be measured: what does is a SET, 0.4 µs for the
+-- search_path, which they had before.
 --
 -- Roles belong to the whole cluster. Databases that share a prefix share their roles, and CONNECT
 -- tells them apart; with a prefix each, nothing is shared.
@@ -42,7 +42,6 @@ begin atomic
         ('subscriber', 'forget'),
         ('subscriber', 'forget_published'),
         ('subscriber', 'poll'),
-        ('subscriber', 'begin_handling'),
         ('subscriber', 'known_elsewhere'),
         ('subscriber', 'idle'),
         ('operator', 'applied'),
@@ -98,7 +97,7 @@ begin
     end if;
     perform pgbus.grant_execute('put_' || p_subscription, prefix || '_publisher');
     perform pgbus.grant_execute(f.kind || name, r.rolname)
-    from pg_roles r, unnest(array['take_', 'settle_']) as f(kind)
+    from pg_roles r, unnest(array['take_', 'settle_', 'acknowledge_']) as f(kind)
     where r.rolname = pgbus.subscriber_role(name);
 end
 $function$;

@@ -5,14 +5,14 @@ from {take}(%s::bigint, %s::bigint, %s::bigint, %s, %s, %s::bigint, %s, %s, %s)
 -- name: poll
 select subscription, ready, next_due, asleep from pgbus.poll(%s::integer[], %s)
 
--- name: begin_handling
-select pgbus.begin_handling(%s, %s::bigint[], %s::bigint[], %s::bigint, %s)
-
 -- name: settle
 select {settle}(
     %s::bigint, %s::bigint[], %s::bigint[], %s::boolean[],
     %s::bigint[], %s::bigint[],
     %s::bigint[], %s::bigint[], %s::double precision[], %s::text[],
     %s::bigint[], %s::bigint[], %s::text[],
-    %s, %s::text
+    %s, %s
 )
+
+-- name: acknowledge
+select {acknowledge}(%s::bigint, %s::bigint, %s::bigint, %s, %s::bigint, %s)

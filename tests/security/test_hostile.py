@@ -71,7 +71,6 @@ OTHERS: dict[str, str] = {
     "poll": "select * from pgbus.poll(array[%(shipping)s], true)",
     "idle": "select pgbus.idle(array[%(shipping)s])",
     "idle, with an own one": "select pgbus.idle(array[%(billing)s, %(shipping)s])",
-    "begin_handling": "select pgbus.begin_handling(%(shipping)s, '{}', '{}', 1, 'x')",
     "known_elsewhere": "select pgbus.known_elsewhere(%(shipping)s, 1, 'a@1')",
     "bind": "select pgbus.bind(%(shipping)s, '{}', true)",
     "start_worker": "select pgbus.start_worker(1, '', '', 1, interval '1 s', array[%(shipping)s], "
@@ -84,7 +83,9 @@ OTHERS: dict[str, str] = {
     "forget": "select pgbus.forget(%(victim)s, array[1])",
     "take": "select * from pgbus.take_shipping(1, 1, 0, 1, 1, 1, true, false, false)",
     "settle": "select pgbus.settle_shipping(1, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', "
-    "'{}', '{}', '{}', '{}', false, null)",
+    "'{}', '{}', '{}', '{}', false, false)",
+    "acknowledge": "begin deferrable; select pgbus.acknowledge_shipping(1, 1, 1, true, 1, false); "
+    "commit",
     "bury": "select pgbus.bury(%(victim)s)",
     "bury_shipping": "select pgbus.bury_shipping(%(victim)s)",
     "promote": "select pgbus.promote(1)",
@@ -236,11 +237,11 @@ SERVING = (
     "select pgbus.heartbeat(1)",
     "select * from pgbus.poll(array[1], true)",
     "select * from pgbus.take_billing(1, 1, -9223372036854775808, 10, 10, 1000, true, true, false)",
-    "select pgbus.begin_handling(1, array[1], array[1], 1, 'm')",
     (
         "select pgbus.settle_billing(1, array[1], array[1], array[true], array[1], array[1], "
-        "'{}', '{}', '{}', '{}', '{}', '{}', '{}', true, null)"
+        "'{}', '{}', '{}', '{}', '{}', '{}', '{}', true, false)"
     ),
+    "begin deferrable; select pgbus.acknowledge_billing(1, 1, 1, true, 1, true); commit",
     "select pgbus.forget(1, array[1])",
     "select pgbus.known_elsewhere(1, 1, 'a@1')",
     "select pgbus.idle(array[1])",

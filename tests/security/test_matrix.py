@@ -25,8 +25,10 @@ FUNCTIONS: dict[str, set[str]] = {
     # serving a subscription
     "take_billing": {"billing"},
     "settle_billing": {"billing"},
+    "acknowledge_billing": {"billing"},
     "take_shipping": {"shipping"},
     "settle_shipping": {"shipping"},
+    "acknowledge_shipping": {"shipping"},
     "start_worker": SUBSCRIBERS,
     "accept": SUBSCRIBERS,
     "heartbeat": SUBSCRIBERS,
@@ -37,7 +39,6 @@ FUNCTIONS: dict[str, set[str]] = {
     "forget": SUBSCRIBERS,
     "forget_published": SUBSCRIBERS,
     "poll": SUBSCRIBERS,
-    "begin_handling": SUBSCRIBERS,
     "known_elsewhere": SUBSCRIBERS,
     "idle": SUBSCRIBERS,
     # both; what they may do there differs
@@ -78,6 +79,7 @@ FUNCTIONS: dict[str, set[str]] = {
             "caller",
             "require_subscriptions",
             "require_worker",
+            "require_handling",
             "require_name",
             "check_name",
             "degenerate",

@@ -300,10 +300,10 @@ def test_a_renamed_subscription_is_its_new_roles(
         bus.install(roles=house.prefix)
     rows = connect_as("").execute(
         "select has_function_privilege(%s, p.oid, 'execute') from pg_proc p "
-        "where proname in ('take_invoicing', 'settle_invoicing')",
+        "where proname in ('take_invoicing', 'settle_invoicing', 'acknowledge_invoicing')",
         (house.role("subscriber_invoicing"),),
     )
-    assert rows.fetchall() == [(True,), (True,)]
+    assert rows.fetchall() == [(True,), (True,), (True,)]
 
 
 def test_who_takes_a_role_has_no_more_than_it(connect_as: ConnectAs, house: House, db: str) -> None:

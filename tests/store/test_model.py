@@ -20,7 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from pgbus.store import leases, letters, workers
+from pgbus.store import letters, workers
 from pgbus.store.leases import Take
 from pgbus.store.query import run
 from pgbus.store.settle import LaneSettlement
@@ -251,18 +251,20 @@ class Protocol(RuleBasedStateMachine):
         hand.left = [one for one in hand.left if one not in done and one not in dead]
 
     @precondition(something_was_taken)
-    @rule(pick=PICK)
-    def begin_a_transaction(self, pick: int) -> None:
-        """A handler that takes the transaction looks whether it still has the lease."""
+    @rule(pick=PICK, release=st.booleans())
+    def handle_in_a_transaction(self, pick: int, release: bool) -> None:
+        """A handler that takes the transaction settles one event in it."""
         hand = self.hand(pick)
-        with hand.worker.connection.transaction():
-            held = run(
-                hand.worker.connection,
-                leases.begin_handling(
-                    self.queue.number, [(hand.lane, hand.token)], hand.worker.id, "mark"
-                ),
-            )
-        assert held == self.holds(hand)
+        if not hand.left:
+            return
+        first = hand.left[0]
+        lane = LaneSettlement(hand.lane, hand.token, release, done=[first], troubled=hand.troubled)
+        assert hand.worker.end_handling(lane) == self.holds(hand)
+        if self.holds(hand):
+            self.model.done([first])
+            if release:
+                self.model.release(hand.lane)
+            del hand.left[0]
 
     @precondition(something_is_held)
     @rule(number=st.integers(0, MOST_WORKERS - 1))

@@ -9,6 +9,7 @@ from psycopg.conninfo import conninfo_to_dict
 from pgbus.model.delivery import Chunk
 from pgbus.store import leases, workers
 from pgbus.store.query import run
+from pgbus.store.settle import end_handling
 from tests.servers import Server
 from tests.store.meter import buffers, metered
 from tests.store.queue import Connection, Queue
@@ -126,21 +127,20 @@ def settle_mixed(worker: Worker, chunks: list[Chunk]) -> None:
     assert len(worker.settle(*settlements)) == len(chunks)
 
 
-def test_looking_after_leases_uses_its_index_alone(queue: Queue) -> None:
-    """A transactional handler's batch looks for its own leases among those of all."""
-    queue.connection.execute("analyze pgbus.lease")
-    queue.fill(5_000, keys=5_000)
-    worker = Worker(queue.connection, queue)
-    chunks = worker.take(worker.wish(lanes=5_000)).chunks
-    mine = [(chunk.lane, chunk.token) for chunk in chunks[:60]] + [(1, 1)]
-    for _ in range(7):
-        with metered(queue.connection) as reading:
-            held = run(
-                queue.connection, leases.begin_handling(queue.number, mine, worker.id, "mark")
-            )
-        assert held == 60
+@pytest.mark.parametrize("release", [True, False])
+def test_acknowledging_within_a_transaction_uses_its_indexes_alone(
+    any_queue: Queue, release: bool
+) -> None:
+    connection = any_queue.connection
+    worker = Worker(connection, any_queue)
+    connection.deferrable = True
+    for chunk in worker.take(worker.wish(lanes=7)).chunks:
+        lane = done(chunk, release=release)
+        del lane.done[1:]
+        with metered(connection) as reading:
+            assert run(connection, end_handling(any_queue.name, worker.id, [lane]))
         assert reading.scanned == {}
-        assert reading.total <= 200
+        assert reading.total <= 10
 
 
 def test_burying_uses_its_indexes_alone(any_queue: Queue) -> None:

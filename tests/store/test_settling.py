@@ -8,7 +8,7 @@ import pytest
 from pgbus import Bus
 from pgbus.store import leases, workers
 from pgbus.store.query import run
-from pgbus.store.settle import LaneSettlement, settle
+from pgbus.store.settle import LaneSettlement, end_handling, settle
 from tests.proxy import FaultProxy
 from tests.store.queue import Connection, Queue
 from tests.store.worker import Worker, done, ids
@@ -206,37 +206,32 @@ def test_a_body_that_cannot_be_made_text_of_is_told_by_its_id(queue: Queue, work
     assert bodies == {1: "{}", 2: None}
 
 
-def test_a_handler_that_ends_its_transaction_is_noticed(queue: Queue, worker: Worker) -> None:
-    queue.send("k")
-    [chunk] = worker.take().chunks
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_handler_that_ends_its_transaction_is_noticed(
+    queue: Queue, worker: Worker, batch: bool
+) -> None:
+    queue.send(*"kl" if batch else "k")
+    lanes = [done(chunk) for chunk in worker.take().chunks]
+    held = queue.leases()
     connection = worker.connection
+    connection.deferrable = True
+
+    def refuses() -> None:
+        with pytest.raises(psycopg.errors.InvalidTransactionTermination):
+            run(connection, end_handling(queue.name, worker.id, lanes))
+
     with connection.transaction():
-        assert begin(worker, chunk.lane, chunk.token, "mark")
         connection.execute("create table effect ()")
-    operation = settle(queue.name, worker.id, [done(chunk)], "mark")
-    with pytest.raises(psycopg.errors.InvalidTransactionTermination):
-        run(connection, operation)
-    assert queue.ids() == [1]
-    assert queue.leases() == {chunk.lane: (worker.id, chunk.token)}
-
-
-def test_the_mark_of_another_transaction_does_not_count(queue: Queue, worker: Worker) -> None:
-    queue.send("k")
-    [chunk] = worker.take().chunks
-    connection = worker.connection
-    with connection.transaction():
-        assert begin(worker, chunk.lane, chunk.token, "first")
-    with connection.transaction():
-        assert begin(worker, chunk.lane, chunk.token, "second")
-        with connection.transaction():
-            connection.execute("select 1")
-        operation = settle(queue.name, worker.id, [done(chunk)], "first")
-        with pytest.raises(psycopg.errors.InvalidTransactionTermination), connection.transaction():
-            run(connection, operation)
-        assert run(connection, settle(queue.name, worker.id, [done(chunk)], "second")) == {
-            chunk.lane
-        }
+    refuses()
+    connection.execute("begin")
+    refuses()
+    connection.execute("rollback")
+    assert len(queue.ids()) == len(lanes)
+    assert queue.leases() == held
+    with connection.transaction(), connection.transaction():
+        assert run(connection, end_handling(queue.name, worker.id, lanes))
     assert queue.ids() == []
+    assert queue.leases() == {}
 
 
 def test_a_handler_that_was_stopped_keeps_nobody_from_taking_its_key_over(
@@ -245,23 +240,13 @@ def test_a_handler_that_was_stopped_keeps_nobody_from_taking_its_key_over(
     queue.send("k")
     [chunk] = worker.take().chunks
     queue.connection.execute("create table effect (n integer)")
+    worker.connection.deferrable = True
     with worker.connection.transaction(force_rollback=True):
-        assert begin(worker, chunk.lane, chunk.token, "mark")
         worker.connection.execute("insert into effect values (1)")
         queue.connection.execute("set lock_timeout = '2s'")
         worker.die()
         successor = Worker(another(), queue)
         [fresh] = successor.take().chunks
         assert successor.finish(fresh) == {fresh.lane}
-        stale = run(worker.connection, settle(queue.name, worker.id, [done(chunk)], "mark"))
-        assert stale == set()
-    assert not begin(worker, chunk.lane, chunk.token, "mark")
+        assert not run(worker.connection, end_handling(queue.name, worker.id, [done(chunk)]))
     assert queue.connection.execute("select count(*) from effect").fetchone() == (0,)
-
-
-def begin(worker: Worker, lane: int, token: int, mark: str) -> bool:
-    held = run(
-        worker.connection,
-        leases.begin_handling(worker.queue.number, [(lane, token)], worker.id, mark),
-    )
-    return held == 1

@@ -2,11 +2,13 @@
 
 import secrets
 
+import psycopg
+
 from pgbus.model.delivery import FIRST_LANE, Chunk
 from pgbus.store import leases, workers
 from pgbus.store.leases import Take, Taken
 from pgbus.store.query import run
-from pgbus.store.settle import LaneSettlement, settle
+from pgbus.store.settle import LaneSettlement, end_handling, settle
 from tests.store.queue import Connection, Queue
 
 
@@ -64,6 +66,15 @@ class Worker:
     def finish(self, *chunks: Chunk) -> set[int]:
         """Acknowledge chunks whole, and let go of their lanes."""
         return self.settle(*(done(chunk) for chunk in chunks))
+
+    def end_handling(self, lane: LaneSettlement) -> bool:
+        """Settle in the transaction of a handler; as there, commit only what is still held."""
+        self.connection.deferrable = True
+        with self.connection.transaction() as transaction:
+            held = run(self.connection, end_handling(self.queue.name, self.id, [lane]))
+            if not held:
+                raise psycopg.Rollback(transaction)
+        return held
 
     def heartbeat(self) -> bool:
         return run(self.connection, workers.heartbeat(self.id))

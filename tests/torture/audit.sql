@@ -129,6 +129,22 @@ begin
             return owned;
         end
         $body$, p_name, 'watched_settle_' || p_name, names));
+    select array_to_string(p.proargnames, ', ') into strict names from pg_proc p
+    where p.pronamespace = 'pgbus'::regnamespace and p.proname = 'acknowledge_' || p_name;
+    perform torture.wrap('acknowledge_' || p_name, 'boolean', format($body$
+        declare
+            held boolean;
+        begin
+            insert into torture.audit (kind, subscription, lane, worker, token)
+            values ('claim', %1$L, p_lane, p_worker, p_token);
+            held := pgbus.%2$I(%3$s);
+            if not held then
+                insert into torture.audit (kind, subscription, lane, worker, token)
+                values ('refused', %1$L, p_lane, p_worker, p_token);
+            end if;
+            return held;
+        end
+        $body$, p_name, 'watched_acknowledge_' || p_name, names));
     perform torture.wrap('bury_' || p_name, 'integer', format($body$
         declare
             lanes integer;

@@ -16,7 +16,7 @@ from psycopg import sql
 
 from pgbus.store.leases import Take, Taken
 from pgbus.store.query import Operation
-from pgbus.store.settle import LaneSettlement, settle
+from pgbus.store.settle import LaneSettlement, end_handling, settle
 from pgbus.threads import attempt
 from pgbus.threads.engine import Engine
 from pgbus.threads.fetcher import Fetcher
@@ -153,13 +153,11 @@ def _stop_beating() -> None:
 
 
 def _commit_regardless() -> None:
-    def claim(
-        name: str, worker: int, lanes: Sequence[LaneSettlement], mark: str | None = None
-    ) -> Operation[set[int]]:
-        yield from settle(name, worker, lanes, mark)
-        return {one.lane for one in lanes}
+    def claim(name: str, worker: int, lanes: Sequence[LaneSettlement]) -> Operation[bool]:
+        yield from end_handling(name, worker, lanes)
+        return True
 
-    setattr(attempt, "settle", claim)  # noqa: B010
+    setattr(attempt, "end_handling", claim)  # noqa: B010
 
 
 def _bury_in_two() -> None:
@@ -226,7 +224,10 @@ _STASH = """(select w.lane from walk w
 MUTANTS: dict[str, Mutant] = {
     "unfenced-acknowledgement": Mutant(
         "settle does what it is told, whoever holds the lanes",
-        templates=(("settle", ((_NOBODY_OWNS, "    owned := p_lanes;\n"),)),),
+        templates=(
+            ("settle", ((_NOBODY_OWNS, "    owned := p_lanes;\n"),)),
+            ("acknowledge", ((r"    if not found then.*?end if;\n", ""),)),
+        ),
     ),
     "acknowledgement-by-snapshot": Mutant(
         "settle looks at the leases without locking them, and lets go of them last",

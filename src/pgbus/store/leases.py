@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pgbus.model.delivery import LAST_LANE, Chunk, Message
 from pgbus.store.arrays import numbers
-from pgbus.store.query import Operation, Query, ask, ask_one, number
+from pgbus.store.query import Operation, Query, ask
 from pgbus.store.statements import statement
 
 
@@ -126,21 +126,3 @@ def poll(subscriptions: Sequence[int], *, sleep: bool) -> Operation[list[Polled]
     """
     query = Query(statement("lease", "poll"), (numbers(subscriptions), sleep), Polled)
     return (yield from ask(query))
-
-
-def begin_handling(
-    subscription: int, leases: Sequence[tuple[int, int]], worker: int, mark: str
-) -> Operation[int]:
-    """Mark the transaction of a handler; return how many of its leases the worker still holds.
-
-    Parameters:
-        leases: lane and token of each.
-    """
-    parameters = (
-        subscription,
-        numbers(lane for lane, _ in leases),
-        numbers(token for _, token in leases),
-        worker,
-        mark,
-    )
-    return (yield from ask_one(Query(statement("lease", "begin_handling"), parameters, number)))

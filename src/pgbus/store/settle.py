@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pgbus.store.arrays import booleans, numbers
-from pgbus.store.query import Operation, Query, ask_one
+from pgbus.store.query import Operation, Query, ask_one, truth
 from pgbus.store.statements import statement
 
 
@@ -28,14 +28,14 @@ class LaneSettlement:
 
 
 def settle(
-    name: str, worker: int, lanes: Sequence[LaneSettlement], mark: str | None = None
+    name: str, worker: int, lanes: Sequence[LaneSettlement], *, handling: bool = False
 ) -> Operation[set[int]]:
     """Settle lanes of one subscription; return those that the worker still held.
 
     In the others nothing was changed. The caller's transaction, if any, decides when it counts.
 
     Parameters:
-        mark: the mark of a transactional handler, which must still be in its transaction.
+        handling: whether this must be the transaction of a handler, see :func:`end_handling`.
     """
     ordered = sorted(lanes, key=lambda one: one.lane)
     again = [(one.lane, *one.again) for one in ordered if one.again is not None]
@@ -55,10 +55,31 @@ def settle(
         numbers(lane for lane, _, _ in dead),
         [reason for _, _, reason in dead],
         any(one.troubled for one in ordered),
-        mark,
+        handling,
     )
     query = Query(statement("lease", "settle", settle=f"settle_{name}"), parameters, _lanes)
     return set((yield from ask_one(query)))
+
+
+def end_handling(name: str, worker: int, lanes: Sequence[LaneSettlement]) -> Operation[bool]:
+    """Settle in the transaction of a handler, which is known by being DEFERRABLE.
+
+    So one that the handler ended, and perhaps began anew, is told apart: it is an
+    ``InvalidTransactionTermination``.
+
+    Returns:
+        False where a lease was lost, so that the transaction must not be committed.
+    """
+    first = lanes[0]
+    if len(lanes) > 1 or len(first.done) != 1 or first.again is not None or first.dead:
+        owned = yield from settle(name, worker, lanes, handling=True)
+        return len(owned) == len(lanes)
+    query = Query(
+        statement("lease", "acknowledge", acknowledge=f"acknowledge_{name}"),
+        (worker, first.lane, first.token, first.release, first.done[0], first.troubled),
+        truth,
+    )
+    return (yield from ask_one(query))
 
 
 def _lanes(value: list[int]) -> list[int]:

@@ -9,9 +9,8 @@ from pgbus.core.bodies import UnknownType
 from pgbus.core.encoding import Encoded
 from pgbus.core.verdict import Bury, Done, GiveBack, Verdict
 from pgbus.errors import LeaseLost, PayloadError, PgbusError
-from pgbus.store.leases import begin_handling
 from pgbus.store.query import run
-from pgbus.store.settle import LaneSettlement, settle
+from pgbus.store.settle import LaneSettlement, end_handling
 from pgbus.threads.call import Call
 from pgbus.threads.delivery import Delivery
 from pgbus.threads.link import Link
@@ -112,6 +111,7 @@ class Attempts:
         link = self._own_link(session)
         try:
             connection = link.connection()
+            connection.deferrable = True  # by which the settlement knows the transaction
             with connection.transaction():
                 self._transact(connection, delivery, holds, argument, context, finish)
         except LeaseLost as error:
@@ -143,19 +143,14 @@ class Attempts:
         finish: Finish,
     ) -> None:
         name, session = self._subscription.name, delivery.hold.session
-        mark = f"{session.id}:{delivery.hold.chunk.token}:{delivery.message.msg_id}"
-        leases = [(hold.chunk.lane, hold.chunk.token) for hold in holds]
-        held = run(connection, begin_handling(self._subscription.number, leases, session.id, mark))
-        if held < len(leases):
-            raise _lease_lost(name)
         self._handler.call(argument, context, connection)
         if any(hold.abandoned for hold in holds):
             raise _lease_lost(name)
         lanes, outgoing = finish()
-        owned = run(connection, settle(name, session.id, lanes, mark))
-        if len(owned) < len(lanes):
+        if not run(connection, end_handling(name, session.id, lanes)):
             raise _lease_lost(name)
-        run(connection, self._station.publish(outgoing))
+        if outgoing:
+            run(connection, self._station.publish(outgoing))
 
     def _own_link(self, session: Session) -> Link:
         name = f"pgbus/{session.id:x}"
