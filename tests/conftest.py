@@ -5,6 +5,7 @@ prints where every thread stands and ends the run.
 """
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
@@ -38,6 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # that is not the suite's.
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]
+    # A script's background job (make test &, nohup) ignores Ctrl-C, and so would every process
+    # that a test starts in order to interrupt it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

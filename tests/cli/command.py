@@ -4,9 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from typer.testing import CliRunner
 
@@ -14,6 +15,8 @@ from pgbus.cli.app import app
 
 COMMAND = [sys.executable, "-m", "pgbus.cli"]
 PATIENCE = 30
+
+Text = TypeVar("Text", str, bytes)
 
 
 def environment(dsn: str | None, more: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -43,6 +46,16 @@ def pgbus(
     return subprocess.CompletedProcess(
         done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
     )
+
+
+@contextmanager
+def at_hand(process: subprocess.Popen[Text]) -> Iterator[subprocess.Popen[Text]]:
+    """Lend a process for as long as the block runs, at most: a test that fails waits for nobody."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 class Result:

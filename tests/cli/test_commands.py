@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from pgbus import Bus
-from tests.cli.command import COMMAND, PATIENCE, call, environment, pgbus
+from tests.cli.command import COMMAND, PATIENCE, at_hand, call, environment, pgbus
 from tests.waiting import eventually
 
 SHOP = """
@@ -140,13 +140,15 @@ def test_run_handles_until_it_is_told_to_stop(bus_dsn: str, shop: Path) -> None:
     assert pgbus("declare", "shop:bus", "--dsn", bus_dsn, cwd=shop).returncode == 0
     with Bus(bus_dsn) as bus:
         bus.publish("orders.paid", {"n": 1})
-    with subprocess.Popen(
-        [*COMMAND, "run", "shop:bus", "--grace", "5"],
-        env=environment(bus_dsn),
-        cwd=shop,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    with at_hand(
+        subprocess.Popen(
+            [*COMMAND, "run", "shop:bus", "--grace", "5"],
+            env=environment(bus_dsn),
+            cwd=shop,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "billed 1\n"
@@ -194,12 +196,14 @@ def test_subscriptions_are_renamed_and_dropped(bus: Bus, bus_dsn: str) -> None:
 
 def test_a_killed_workers_subscription_can_be_dropped(bus_dsn: str, shop: Path) -> None:
     """Where no other worker lives, nobody else declares the killed one dead."""
-    (shop / "short.py").write_text(SHOP.replace("Bus()", "Bus(lease=0.5)"))
-    with subprocess.Popen(
-        [*COMMAND, "run", "short:bus"],
-        env=environment(bus_dsn),
-        cwd=shop,
-        stderr=subprocess.DEVNULL,
+    (shop / "short.py").write_text(SHOP.replace("Bus()", "Bus(lease=3)"))
+    with at_hand(
+        subprocess.Popen(
+            [*COMMAND, "run", "short:bus"],
+            env=environment(bus_dsn),
+            cwd=shop,
+            stderr=subprocess.DEVNULL,
+        )
     ) as process:
         look = ("status", "--json")
         eventually(lambda: (call(bus_dsn, *look).json or [{"workers": 0}])[0]["workers"] == 1)

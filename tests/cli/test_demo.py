@@ -18,7 +18,7 @@ from pgbus.demo.ledger import Page
 from pgbus.demo.shop import invent
 from pgbus.demo.staff import BILLING, PATTERNS, WANTED
 from pgbus.demo.verdict import Repair, judge
-from tests.cli.command import COMMAND, PATIENCE, call, environment, pgbus
+from tests.cli.command import COMMAND, PATIENCE, at_hand, call, environment, pgbus
 from tests.waiting import eventually
 
 EVENTS = "300"
@@ -43,11 +43,13 @@ def test_it_draws_on_a_terminal(dsn: str) -> None:
     ours, theirs = pty.openpty()
     shown = bytearray()
     try:
-        with subprocess.Popen(
-            [*COMMAND, "demo", "--events", EVENTS],
-            env=environment(dsn, {"TERM": "xterm-256color", "LINES": "40"}),
-            stdout=theirs,
-            stderr=theirs,
+        with at_hand(
+            subprocess.Popen(
+                [*COMMAND, "demo", "--events", EVENTS],
+                env=environment(dsn, {"TERM": "xterm-256color", "LINES": "40"}),
+                stdout=theirs,
+                stderr=theirs,
+            )
         ) as process:
             os.close(theirs)
             while True:
@@ -72,7 +74,7 @@ def test_it_can_be_interrupted_and_killed_and_run_again(dsn: str) -> None:
             stderr=subprocess.PIPE,
         )
 
-    with start() as process:
+    with at_hand(start()) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
@@ -81,7 +83,7 @@ def test_it_can_be_interrupted_and_killed_and_run_again(dsn: str) -> None:
     assert said == b"pgbus: stopped before the verdict; nothing is left behind\n"
     assert names(dsn) == []
 
-    with start() as process:
+    with at_hand(start()) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.kill()

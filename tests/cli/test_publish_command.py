@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from pgbus import Bus
-from tests.cli.command import COMMAND, PATIENCE, call, environment, pgbus
+from tests.cli.command import COMMAND, PATIENCE, at_hand, call, environment, pgbus
 from tests.waiting import eventually
 
 
@@ -122,11 +122,13 @@ def test_a_file_that_is_not_there(bus_dsn: str) -> None:
 
 
 def test_what_trickles_through_a_pipe_is_not_held_up(inbox: Bus, bus_dsn: str) -> None:
-    with subprocess.Popen(
-        [*COMMAND, "publish", "orders.new", "-"],
-        env=environment(bus_dsn),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+    with at_hand(
+        subprocess.Popen(
+            [*COMMAND, "publish", "orders.new", "-"],
+            env=environment(bus_dsn),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
     ) as process:
         assert process.stdin is not None
         for n in (1, 2):

@@ -16,25 +16,24 @@ import pytest
 from pgbus import Bus
 from pgbus.store import workers
 from pgbus.store.query import run
-from tests.cli.command import COMMAND, PATIENCE, environment
+from tests.cli.command import COMMAND, PATIENCE, at_hand, environment
 from tests.waiting import eventually
 
 
 @contextmanager
 def watching(dsn: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [*COMMAND, "tail", *arguments],
-        env=environment(dsn),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    with at_hand(
+        subprocess.Popen(
+            [*COMMAND, "tail", *arguments],
+            env=environment(dsn),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     ) as process:
-        try:
-            assert process.stderr is not None
-            assert process.stderr.readline().startswith("pgbus: watching ")
-            yield process
-        finally:
-            process.kill()
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("pgbus: watching ")
+        yield process
 
 
 def queues(dsn: str) -> list[str]:
@@ -96,11 +95,13 @@ def test_tail_disappears_after_a_kill(bus: Bus, bus_dsn: str) -> None:
 
 
 def test_status_repeats_itself(bus_dsn: str) -> None:
-    with subprocess.Popen(
-        [*COMMAND, "status", "--watch", "--interval", "0.1", "--json"],
-        env=environment(bus_dsn),
-        stdout=subprocess.PIPE,
-        text=True,
+    with at_hand(
+        subprocess.Popen(
+            [*COMMAND, "status", "--watch", "--interval", "0.1", "--json"],
+            env=environment(bus_dsn),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
     ) as process:
         assert process.stdout is not None
         for _ in range(2):
@@ -116,11 +117,13 @@ def test_status_lives_on_a_terminal(bus: Bus, bus_dsn: str) -> None:
     bus.declare()
     ours, theirs = pty.openpty()
     try:
-        with subprocess.Popen(
-            [*COMMAND, "status", "--watch", "--interval", "0.1"],
-            env=environment(bus_dsn, {"TERM": "xterm-256color"}),
-            stdout=theirs,
-            stderr=theirs,
+        with at_hand(
+            subprocess.Popen(
+                [*COMMAND, "status", "--watch", "--interval", "0.1"],
+                env=environment(bus_dsn, {"TERM": "xterm-256color"}),
+                stdout=theirs,
+                stderr=theirs,
+            )
         ) as process:
             assert "billing" in _read_until(ours, "Ctrl-C")
             bus.publish("orders.new", {})

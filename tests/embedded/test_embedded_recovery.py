@@ -111,7 +111,7 @@ class TestKilled:
         user = new_user()
         user.ask("dsn")
         staging = seen.rooms.folder / "data.new"
-        eventually(staging.exists)
+        eventually(lambda: staging.exists() or seen.rooms.data.exists())  # or it was too quick
         for process in seen.processes():
             with contextlib.suppress(psutil.NoSuchProcess):  # a program of initdb that has ended
                 if "guardian.py" in " ".join(process.cmdline()):
@@ -135,7 +135,8 @@ class TestKilled:
     ) -> None:
         user = new_user()
         user.ask("dsn")
-        eventually(lambda: is_held(seen.rooms.start))
+        # Or it was too quick, and the server runs.
+        eventually(lambda: is_held(seen.rooms.start) or is_held(seen.rooms.server))
         user.signal(signal.SIGKILL)
         assert server.dsn()
 

@@ -1,10 +1,12 @@
 """Each kind of change: what is said of it, and whom it hurts."""
 
 import enum
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 import pytest
+from msgspec import UNSET, UnsetType
 
 from pgbus.core.changes import compare
 from tests.schemas.kinds import event, schema
@@ -40,16 +42,26 @@ class Cash(msgspec.Struct, tag="cash"):
     pass
 
 
-def row(*fields: Any) -> Any:
+def row(*fields: Any, **options: Any) -> Any:
     """Make a struct that is an array."""
-    return msgspec.defstruct("Row", list(fields), array_like=True)
+    return msgspec.defstruct("Row", list(fields), array_like=True, **options)
+
+
+def omitting(*fields: Any) -> Any:
+    """Make a struct that leaves out what has its default."""
+    return msgspec.defstruct("Omitting", list(fields), omit_defaults=True)
 
 
 SHORT: Any = Annotated[str, msgspec.Meta(max_length=5)]
 SMALL: Any = Annotated[int, msgspec.Meta(lt=7)]
 NAMED: Any = msgspec.field(name="orderId")
 OPTIONAL: Any = msgspec.field(default=None)
+MADE: Any = msgspec.field(default_factory=lambda: [1])
+AT_MOST_4: Any = Annotated[bytes, msgspec.Meta(max_length=4)]
+AT_MOST_6: Any = Annotated[bytes, msgspec.Meta(max_length=6)]
+NAIVE: Any = Annotated[datetime, msgspec.Meta(tz=False)]
 
+COLOURS, MORE = 'one of "blue", "red"', 'one of "blue", "green", "red"'
 BOTH, BACKWARD, FORWARD, NEITHER = (True, True), (True, False), (False, True), (False, False)
 
 CHANGES: list[tuple[str, list[Any], list[Any], list[str], tuple[bool, bool]]] = [
@@ -172,14 +184,14 @@ CHANGES: list[tuple[str, list[Any], list[Any], list[str], tuple[bool, bool]]] = 
         "keys of a mapping",
         [("by", dict[Colour, int])],
         [("by", dict[MoreColour, int])],
-        ["by: mapping to integer became mapping to integer (widened)"],
+        [f"by: mapping of {COLOURS} to integer became mapping of {MORE} to integer (widened)"],
         BACKWARD,
     ),
     (
         "keys that are numbers",
         [("by", dict[int, int])],
         [("by", dict[str, int])],
-        ["by: mapping to integer became mapping to integer (widened)"],
+        ["by: mapping of integer to integer became mapping to integer (widened)"],
         BACKWARD,
     ),
     (
@@ -225,6 +237,90 @@ CHANGES: list[tuple[str, list[Any], list[Any], list[str], tuple[bool, bool]]] = 
         FORWARD,
     ),
     (
+        "a default more",
+        [("b", int | UnsetType, UNSET)],
+        [("b", int, 1)],
+        ["b: has the default 1 now"],
+        BOTH,
+    ),
+    (
+        "a default less",
+        [("b", list[int], [])],
+        [("b", list[int], MADE)],
+        ["b: lost its default []"],
+        BOTH,
+    ),
+    (
+        "a default that is left out",
+        [("b", omitting(("x", int, 1)))],
+        [("b", omitting(("x", int, 2)))],
+        ["b.x: the default 1 became 2, and is left out where it is meant"],
+        NEITHER,
+    ),
+    (
+        "a default that was left out",
+        [("b", omitting(("x", int, 1)))],
+        [("b", omitting(("x", int | UnsetType, UNSET)))],
+        ["b.x: lost its default 1, and is left out where it is meant"],
+        FORWARD,
+    ),
+    (
+        "left out by one of two",
+        [("b", omitting(("x", int, 1)))],
+        [("b", msgspec.defstruct("Other", [("x", int, 2)]) | None)],
+        ["b.x: the default 1 became 2, and is left out where it is meant", "b: may be null now"],
+        NEITHER,
+    ),
+    (
+        "a place that may be left out",
+        [("b", row(("x", int)))],
+        [("b", row(("x", int, 1)))],
+        ["b[x]: may be left out now; the older type needs it"],
+        BACKWARD,
+    ),
+    (
+        "more places than it knows",
+        [("b", row(("x", int)))],
+        [("b", row(("x", int), forbid_unknown_fields=True))],
+        ["b: unknown fields are refused now"],
+        BOTH,
+    ),
+    (
+        "a member more among arrays",
+        [("b", row(("x", int), tag="a"))],
+        [("b", row(("x", int), tag="a") | row(tag="b"))],
+        ['b: may be a struct with type "b" now'],
+        BACKWARD,
+    ),
+    (
+        "fewer bytes, of as many characters",
+        [("b", AT_MOST_6)],
+        [("b", AT_MOST_4)],
+        ["b: base64 of bytes (to 6) became base64 of bytes (to 4) (narrowed)"],
+        FORWARD,
+    ),
+    (
+        "any moment",
+        [("b", NAIVE)],
+        [("b", datetime)],
+        ["b: date-time-local became date-time (widened)"],
+        BACKWARD,
+    ),
+    (
+        "a struct instead of a mapping",
+        [("b", dict[str, int])],
+        [("b", msgspec.defstruct("Struct", [("x", int, 0)]))],
+        ["b: mapping to integer became Struct (narrowed)"],
+        FORWARD,
+    ),
+    (
+        "a struct instead of a list",
+        [("b", list[int])],
+        [("b", row(("x", int, 0)))],
+        ["b: array of integer became array of (integer) (at least 0) (narrowed)"],
+        FORWARD,
+    ),
+    (
         "a place of a tuple",
         [("b", tuple[int, str])],
         [("b", tuple[int, float])],
@@ -260,6 +356,12 @@ def test_a_change_is_named_and_judged(
         (dict[int, int], dict[int | Colour, int], True),
         (dict[int | Colour, int], dict[int, int], False),
         (dict[int | Colour, int], dict[str, int], True),
+        (dict[int, int], dict[float, int], True),
+        (dict[float, int], dict[int, int], False),
+        (dict[str, int], dict[bool, int], False),
+        (dict[int, int], dict[tuple[int, int], int], False),
+        (dict[int, int], dict[Card, int], False),
+        (dict[bool, int], dict[str, int], True),
     ],
 )
 def test_keys_of_mappings(writer: Any, reader: Any, fits: bool) -> None:

@@ -179,6 +179,22 @@ def test_equal_parts_are_shared_and_others_are_told_apart() -> None:
     assert text.count("    part: Part2\n") == 1
 
 
+def test_parts_are_told_apart_below_a_field_that_is_called_like_a_keyword() -> None:
+    def line(price: Any) -> Any:
+        inner = msgspec.defstruct("Price", [("value", price)])
+        return msgspec.defstruct("Line", [("default", inner), ("enum", inner)])
+
+    one = event(("line", line(int)), topic="a", name="A")
+    other = event(("line", line(str)), topic="b", name="B")
+    text = write_module([stored(one), stored(other)])
+    assert re.findall(r"^class (Line\d?|Price\d?)\(", text, re.MULTILINE) == [
+        "Line",
+        "Price",
+        "Line2",
+        "Price2",
+    ]
+
+
 def altered(**changes: Any) -> EventSchema:
     """Return a schema as a stranger may have recorded it."""
     made = copy.deepcopy(stored(event(("a", int), ("b", int, 1))))

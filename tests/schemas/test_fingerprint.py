@@ -101,6 +101,8 @@ class Twig(msgspec.Struct):
 TITLE = msgspec.Meta(title="A", description="B")
 AT_LEAST = msgspec.Meta(ge=0)
 MORE = msgspec.Meta(gt=0)
+AT_MOST_4 = Annotated[bytes, msgspec.Meta(max_length=4)]
+AT_MOST_6 = Annotated[bytes, msgspec.Meta(max_length=6)]
 MADE: Any = msgspec.field(default_factory=list)
 ROW = msgspec.defstruct("R", [("x", int), ("y", int)], array_like=True)
 STRICT = msgspec.defstruct("S", [("x", int)], forbid_unknown_fields=True)
@@ -128,6 +130,8 @@ OTHER: list[tuple[str, Any, Any]] = [
     ("keys of a mapping", struct(a=dict[str, int]), struct(a=dict[int, int])),
     ("a mapping and nothing", struct(a=dict[str, Any]), struct(a=struct())),
     ("bytes", struct(a=bytes), struct(a=str)),
+    ("how many bytes", struct(a=AT_MOST_4), struct(a=AT_MOST_6)),
+    ("keys that no text is", struct(a=dict[bool, int]), struct(a=dict[str, int])),
     ("text and a decimal", struct(a=Decimal), struct(a=str)),
     ("null", struct(a=int), struct(a=int | None)),
     ("a default", struct(a=int), struct(a=(int, 1))),

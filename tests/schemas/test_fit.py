@@ -1,7 +1,9 @@
 """What pgbus calls readable, msgspec reads: whatever the types, whatever the values."""
 
+import sys
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from types import ModuleType
 from typing import Annotated, Any, Literal, NamedTuple
 from uuid import UUID
 
@@ -26,6 +28,7 @@ class Kind(NamedTuple):
 LIST: Any = list
 TUPLE: Any = tuple
 DICT: Any = dict
+NAIVE: Any = Annotated[datetime, msgspec.Meta(tz=False)]
 COUNT: Any = Annotated[int, msgspec.Meta(ge=0)]
 
 WORDS = ("a", "b", "c")
@@ -41,6 +44,8 @@ SCALARS = [
     Kind(Annotated[str, msgspec.Meta(min_length=1)], st.text(min_size=1, max_size=5)),
     Kind(Annotated[str, msgspec.Meta(pattern="^a")], st.text(max_size=3).map("a{}".format)),
     Kind(bytes, st.binary(max_size=4)),
+    Kind(Annotated[bytes, msgspec.Meta(max_length=2)], st.binary(max_size=2)),
+    Kind(Annotated[bytes, msgspec.Meta(min_length=2)], st.binary(min_size=2, max_size=4)),
     Kind(Decimal, st.decimals(allow_nan=False, allow_infinity=False, places=2)),
     Kind(datetime, st.datetimes()),
     Kind(Annotated[datetime, msgspec.Meta(tz=True)], st.datetimes(timezones=st.just(UTC))),
@@ -219,6 +224,30 @@ def test_circles_come_to_an_end() -> None:
     assert change.path == "next.n"
 
 
+def tree(letter: str, leaf: Any) -> Any:
+    """Make classes that all refer to all of them."""
+    names = [f"{letter}{number}" for number in range(12)]
+    anyone = " | ".join(names)
+    module = ModuleType(f"{__name__}.{letter}")
+    sys.modules[module.__name__] = module  # where msgspec looks for what annotations mean
+    for tag, name in enumerate(names):
+        fields: list[tuple[str, Any]] = [("left", anyone), ("right", anyone), ("value", leaf)]
+        made = msgspec.defstruct(name, fields, module=module.__name__, tag=tag)
+        setattr(module, name, made)
+    try:
+        return json_schema(getattr(module, names[0]))
+    finally:
+        del sys.modules[module.__name__]
+
+
+def test_each_pair_of_types_is_compared_once() -> None:
+    """Otherwise, as many comparisons as there are ways through these would take for ever."""
+    older, newer = tree("A", int), tree("B", float)
+    assert reads(newer, older)
+    assert not reads(older, newer)
+    assert compare(older, newer).backward
+
+
 class Cat(msgspec.Struct, tag=True):
     lives: int
 
@@ -265,6 +294,8 @@ def test_unions_of_structs_are_told_apart_by_their_tags() -> None:
         (msgspec.Raw | None, msgspec.Raw, True),
         (msgspec.Raw | None, int | None, False),
         (bool, int, False),
+        (NAIVE, datetime, True),
+        (datetime, NAIVE, False),
     ],
 )
 def test_pairs(writer: Any, reader: Any, fits: bool) -> None:

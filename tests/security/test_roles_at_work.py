@@ -100,7 +100,7 @@ def test_a_publisher_publishes_and_nothing_else(
 def test_a_subscriber_serves_its_subscription_and_publishes(
     bus_as: BusAs, connect_as: ConnectAs
 ) -> None:
-    bus = bus_as("billing", lease=1)
+    bus = bus_as("billing", lease=3)
     handled: list[str] = []
     failed = threading.Event()
 

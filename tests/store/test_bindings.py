@@ -152,4 +152,4 @@ def test_a_worker_that_comes_back_from_the_dead_is_bound_again(
             number = run(connection, topology.declare("billing", ordered=True, park=False))
             assert run(connection, topology.bind(number, ["b", "c"], prune=True)) == ["a"]
         eventually(lambda: alive() not in ([], [before]))
-        eventually(lambda: "a" in bound(connection), timeout=2)
+        eventually(lambda: "a" in bound(connection))

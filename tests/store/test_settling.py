@@ -148,7 +148,7 @@ def test_a_running_bus_gives_back_what_a_take_won_whose_reply_was_lost(
     unreliable: FaultProxy, queue: Queue
 ) -> None:
     handled: list[int] = []
-    with Bus(unreliable.dsn, lease=0.5) as bus:
+    with Bus(unreliable.dsn, lease=3) as bus:
 
         @bus.subscribe("orders.#", name="billing")
         def on_order(event: int) -> None:

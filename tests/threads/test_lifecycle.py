@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
@@ -202,12 +203,13 @@ def test_a_restarted_server_is_waited_for(
             eventually(lambda: handled == [1])
             with caplog.at_level(logging.WARNING):
                 server.kill9()
+                lost_at = time.monotonic()
                 threading.Event().wait(2.5)
                 lines = [one for one in caplog.records if "waits for the database" in one.message]
-                assert 1 <= len(lines) <= 4
+                assert 1 <= len(lines) <= time.monotonic() - lost_at + 2
                 server.restart()
-            eventually(lambda: _publishes(bus), timeout=10)
-            eventually(lambda: 2 in handled, timeout=10)
+            eventually(lambda: _publishes(bus))
+            eventually(lambda: 2 in handled)
 
 
 def _publishes(bus: Bus) -> bool:
@@ -221,7 +223,7 @@ def _publishes(bus: Bus) -> bool:
 def test_a_worker_declared_dead_loses_its_keys_and_begins_again(
     make_bus: Callable[..., Bus], bus_dsn: str
 ) -> None:
-    bus = make_bus(lease=1.0)
+    bus = make_bus(lease=3)
     incidents: list[Incident] = []
     bus.on_error(incidents.append)
     begun, release = threading.Event(), threading.Event()
@@ -254,7 +256,7 @@ def test_a_worker_declared_dead_loses_its_keys_and_begins_again(
 def test_a_transactional_handler_that_lost_its_lease_rolls_back(
     make_bus: Callable[..., Bus], bus_dsn: str
 ) -> None:
-    bus = make_bus(lease=1.0)
+    bus = make_bus(lease=3)
     begun, release = threading.Event(), threading.Event()
     attempts: list[int] = []
     with psycopg.connect(bus_dsn) as connection:

@@ -81,7 +81,7 @@ def broken(mutant: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
         (Session, "doubt"),
         (Engine, "stop"),
         (Settler, "_store"),
-        (attempt, "settle"),
+        (attempt, "end_handling"),
     ):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is put back
     mutants.break_python(mutant)

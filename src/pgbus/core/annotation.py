@@ -21,6 +21,7 @@ from pgbus.core.schema import (
     MEMBERS,
     NUMBER_KEY,
     OMITS,
+    SIZE,
     ZONE,
 )
 from pgbus.core.source import Imports, literal, text
@@ -44,6 +45,7 @@ _NUMBERS: Final = {
     "multipleOf": "multiple_of",
 }
 _TEXTS: Final = {"minLength": "min_length", "maxLength": "max_length", "pattern": "pattern"}
+_SIZES: Final = {"minimum": "min_length", "maximum": "max_length"}
 _PROSE: Final = {"title": "title", "description": "description", "examples": "examples"}
 _SILENT: Final = {"default", "discriminator", ATTRIBUTE, MEMBERS, OMITS}
 _TYPES: Final[dict[str, tuple[type, ...]]] = {
@@ -153,13 +155,9 @@ class Annotator:
 
     def _string(self, node: dict[str, Any]) -> Saying:
         if node.get("contentEncoding") == "base64":
-            meta = {}
-            # Four characters stand for up to three bytes.
-            if "minLength" in node:
-                meta["min_length"] = str(max(0, 3 * node["minLength"] // 4 - 2))
-            if "maxLength" in node:
-                meta["max_length"] = str(3 * node["maxLength"] // 4)
-            used = {"type", "contentEncoding", "minLength", "maxLength"}
+            size = node.get(SIZE, {})
+            meta = {_SIZES[word]: literal(value) for word, value in size.items()}
+            used = {"type", "contentEncoding", "minLength", "maxLength", SIZE}
             return Saying(self._use("bytes"), used, meta)
         form = node.get("format")
         if form not in _FORMATS:
@@ -194,7 +192,9 @@ class Annotator:
         used = {"type", "propertyNames", "additionalProperties", "minProperties", "maxProperties"}
         return Saying(f"{self._use('dict')}[{keys}, {values}]", used, _size(node, "Properties"))
 
-    def _keys(self, names: dict[str, Any]) -> str:
+    def _keys(self, names: Node) -> str:
+        if names is False:
+            return self._use("bool")  # one of those that JSON has no text for
         if ENUMERATION in names:
             return self._name(names[ENUMERATION])
         if "anyOf" in names:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pgbus.core.fingerprint import Meaning
-from pgbus.core.fit import Fit, Node, is_anything, is_mapping, kind, resolve
-from pgbus.core.schema import ELEMENTS
+from pgbus.core.fit import Fit, Node, is_anything, is_mapping, kind, resolve, tag_of
+from pgbus.core.schema import ATTRIBUTE, ELEMENTS, OMITS, TAG
 from pgbus.core.wording import name_of, show
 
 _ABSENT: Final = object()
@@ -67,17 +67,17 @@ class _Comparison:
         self._documents = (old, new)
         self._old, self._new = old.get("$defs", {}), new.get("$defs", {})
         self._meanings = Meaning(old), Meaning(new)
-        self._seen: set[tuple[int, int]] = set()
+        self._seen: dict[tuple[int, int], tuple[Node, Node]] = {}
+        """By identity, with the nodes, so that no other node gets it."""
 
     def compare(self, old: Node, new: Node, path: str) -> Iterator[Change]:
         """Yield what differs between two nodes."""
         if self._meanings[0].of(old) == self._meanings[1].of(new):
             return
-        yield from self._defaults(old, new, path)
         old, new = resolve(old, self._old), resolve(new, self._new)
         if (id(old), id(new)) in self._seen:
             return  # a circle
-        self._seen.add((id(old), id(new)))
+        self._seen[id(old), id(new)] = old, new
         old, new = _bare(old), _bare(new)
         if self._meanings[0].of(old) != self._meanings[1].of(new):
             yield from self._nodes(old, new, path)
@@ -112,12 +112,6 @@ class _Comparison:
         text = f"{name_of(old, self._old)} became {name_of(new, self._new)}{how}"
         return Change(path, text, backward, forward)
 
-    def _defaults(self, old: Node, new: Node, path: str) -> Iterator[Change]:
-        before, after = _default(old), _default(new)
-        if before is not _ABSENT and after is not _ABSENT and before != after:
-            text = f"the default {show(before)} became {show(after)}"
-            yield Change(path, text, backward=True, forward=True)
-
     def _fields(self, old: Node, new: Node, path: str) -> Iterator[Change]:
         before, after = old["properties"], new["properties"]
         renamed = _renamed(before, after)
@@ -127,7 +121,11 @@ class _Comparison:
             yield Change(_join(path, name), text, backward=False, forward=False)
         for name in before:
             if name in after:
-                yield from self._need(old, new, name, _join(path, name))
+                needs = name in old["required"], name in new["required"]
+                omits = old.get(OMITS) is True, new.get(OMITS) is True
+                yield from _need(*needs, _join(path, name))
+                if needs == (False, False):
+                    yield from _defaults(before[name], after[name], _join(path, name), *omits)
                 yield from self.compare(before[name], after[name], _join(path, name))
             elif name not in renamed:
                 strict = new.get("additionalProperties") is False
@@ -138,10 +136,8 @@ class _Comparison:
             if name not in before and name not in renamed.values():
                 strict = old.get("additionalProperties") is False
                 yield self._added(new, name, path, strict=strict)
-        if (old.get("additionalProperties") is False) != (new.get("additionalProperties") is False):
-            forbids = new.get("additionalProperties") is False
-            text = f"unknown fields are {'refused' if forbids else 'ignored'} now"
-            yield Change(path, text, backward=True, forward=True)
+        refused, refuses = (one.get("additionalProperties") is False for one in (old, new))
+        yield from _unknown(refused, refuses, path)
 
     def _added(self, new: Node, name: str, path: str, *, strict: bool) -> Change:
         node = new["properties"][name]
@@ -150,15 +146,6 @@ class _Comparison:
         text += " without a default" if needed else ", which may be left out"
         text = text if default is _ABSENT else f"{text}, default {show(default)}"
         return Change(_join(path, name), text, backward=not needed, forward=not strict)
-
-    def _need(self, old: Node, new: Node, name: str, path: str) -> Iterator[Change]:
-        before, after = name in old["required"], name in new["required"]
-        if before and not after:
-            text = "may be left out now; the older type needs it"
-            yield Change(path, text, backward=True, forward=False)
-        elif after and not before:
-            text = "must be there now; the older type may leave it out"
-            yield Change(path, text, backward=False, forward=True)
 
     def _mappings(self, old: Node, new: Node, path: str) -> Iterator[Change]:
         found = list(
@@ -172,7 +159,7 @@ class _Comparison:
 
     def _arrays(self, old: Node, new: Node, path: str) -> Iterator[Change]:
         found: list[Change] = []
-        names = new.get("x-pgbus-elements", [])
+        names = new.get(ELEMENTS, [])
         pairs = zip(old.get("prefixItems", ()), new.get("prefixItems", ()), strict=True)
         for place, (before, after) in enumerate(pairs):
             word = names[place] if place < len(names) else str(place)
@@ -186,8 +173,13 @@ class _Comparison:
     def _places(self, old: Node, new: Node, path: str) -> Iterator[Change]:
         """Compare structs that are arrays, where the place is what a name is elsewhere."""
         before, after = _named_places(old), _named_places(new)
-        for (name, node), (other, changed) in zip(before, after, strict=False):
+        pairs = zip(before, after, strict=False)
+        for place, ((name, node), (other, changed)) in enumerate(pairs, 1):
+            needs = place <= old.get("minItems", 0), place <= new.get("minItems", 0)
+            yield from _need(*needs, f"{path}[{other}]")
             if other == name:
+                if needs == (False, False):
+                    yield from _defaults(node, changed, f"{path}[{name}]")
                 yield from self.compare(node, changed, f"{path}[{name}]")
                 continue
             moved = name in dict(after) or other in dict(before)
@@ -205,6 +197,7 @@ class _Comparison:
             text += " without a default" if needed else ", which may be left out"
             endless = "maxItems" not in old
             yield Change(f"{path}[{name}]", text, backward=not needed, forward=endless)
+        yield from _unknown("maxItems" in old, "maxItems" in new, path)
 
     def _enumerations(self, old: Node, new: Node, path: str) -> Iterator[Change]:
         before, after = old["enum"], new["enum"]
@@ -244,12 +237,45 @@ class _Comparison:
             if "anyOf" in member:
                 made.update(self._members(member, definitions))
                 continue
-            tag = member.get("x-pgbus-tag")
-            if tag is not None and "properties" in member:
-                made[f"a struct with {tag} {show(member['properties'][tag]['enum'][0])}"] = one
+            if TAG in member:
+                made[f"a struct with {member[TAG]} {show(tag_of(member))}"] = one
             else:
                 made[kind(member) or name_of(one, definitions)] = one
         return made
+
+
+def _need(before: bool, after: bool, path: str) -> Iterator[Change]:
+    if before and not after:
+        text = "may be left out now; the older type needs it"
+        yield Change(path, text, backward=True, forward=False)
+    elif after and not before:
+        text = "must be there now; the older type may leave it out"
+        yield Change(path, text, backward=False, forward=True)
+
+
+def _defaults(
+    old: Node, new: Node, path: str, old_omits: bool = False, new_omits: bool = False
+) -> Iterator[Change]:
+    """Compare the defaults of a field that both may leave out; who omits them loses the value."""
+    before, after = _default(old), _default(new)
+    if before == after:
+        return
+    if before is _ABSENT:
+        text = f"has the default {show(after)} now"
+    elif after is _ABSENT:
+        text = f"lost its default {show(before)}"
+    else:
+        text = f"the default {show(before)} became {show(after)}"
+    backward = not old_omits or before is _ABSENT
+    forward = not new_omits or after is _ABSENT
+    text += "" if backward and forward else ", and is left out where it is meant"
+    yield Change(path, text, backward, forward)
+
+
+def _unknown(before: bool, after: bool, path: str) -> Iterator[Change]:
+    if before != after:
+        text = f"unknown fields are {'refused' if after else 'ignored'} now"
+        yield Change(path, text, backward=True, forward=True)
 
 
 def _bare(node: Node) -> Node:
@@ -281,7 +307,7 @@ def _renamed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, str]:
 
 
 def _attribute(node: Node, name: str) -> str:
-    return str(node.get("x-pgbus-attribute", name)) if isinstance(node, dict) else name
+    return str(node.get(ATTRIBUTE, name)) if isinstance(node, dict) else name
 
 
 def _join(path: str, name: str) -> str:

@@ -16,7 +16,7 @@ import msgspec
 from pgbus.core.annotation import Annotator, NoTypeError, member_names
 from pgbus.core.changes import compare
 from pgbus.core.definitions import Definition, Pool
-from pgbus.core.fit import Node
+from pgbus.core.fit import Node, tag_of
 from pgbus.core.schema import ATTRIBUTE, ELEMENTS, OMITS, TAG, EventSchema, describe
 from pgbus.core.source import OFFERED, Imports, docstring, identifier, literal, text
 from pgbus.errors import ConfigurationError
@@ -176,7 +176,7 @@ class _Module:
         if node["type"] == "array":
             made.append("array_like=True")
         if TAG in node:
-            made += [f"tag={literal(_tag(node))}", f"tag_field={text(node[TAG])}"]
+            made += [f"tag={literal(tag_of(node))}", f"tag_field={text(node[TAG])}"]
         if node.get("additionalProperties") is False or "maxItems" in node:
             made.append("forbid_unknown_fields=True")
         if node.get(OMITS) is True:
@@ -244,11 +244,6 @@ def _heading(name: str, arguments: Sequence[str]) -> Iterator[str]:
     for one in arguments:
         yield f"{_INDENT}{one},"
     yield "):"
-
-
-def _tag(node: Node) -> Any:
-    place = node["prefixItems"][:1] if node["type"] == "array" else [node["properties"][node[TAG]]]
-    return place[0]["enum"][0]
 
 
 def _fields(node: Node) -> Iterator[tuple[str | None, str, tuple[Node, bool]]]:

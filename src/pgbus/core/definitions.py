@@ -126,7 +126,9 @@ def references(node: Node) -> Iterator[str]:
             if isinstance(node.get(word), str):
                 yield node[word].removeprefix(_REF)
         for word, value in node.items():
-            if word not in ("default", "enum", "const", "examples"):
+            if word == "properties":
+                yield from references(list(value.values()))  # their names are no keywords
+            elif word not in ("default", "enum", "const", "examples"):
                 yield from references(value)
     elif isinstance(node, list):
         for one in node:

@@ -3,7 +3,9 @@
 That is what "compatible" means everywhere in pgbus: the reader is msgspec, which ignores properties
 it does not know (unless told otherwise), takes an integer where a float or a decimal is asked for,
 and needs every field without a default. The writer is taken at its word: it writes what its schema
-allows, and no property beside those it names.
+allows, and no property beside those it names. Reading is not enough: what one side leaves out must
+not mean something else to the other, and a struct must not stand for a mapping, or a list, of which
+it would ignore the most.
 
 Where JSON Schema could decide more than is worth deciding (two patterns of which one implies the
 other), the answer is no.
@@ -12,10 +14,18 @@ other), the answer is no.
 import re
 from typing import Any, Final
 
+from pgbus.core.schema import BOUNDS, ELEMENTS, INTEGER_KEY, NUMBER_KEY, OMITS, SIZE, TAG, ZONE
+
 Node = Any
 """A JSON Schema as decoded JSON: an object, or true or false."""
 
 _NUMBERS: Final = ("integer", "number", "decimal")
+_NARROWER: Final = {
+    "date-time": ("date-time-local",),
+    "time": ("time-local",),
+    NUMBER_KEY: (INTEGER_KEY,),
+}
+"""Of what a text has to be: what is that, too."""
 _KINDS: Final[dict[type, str]] = {
     bool: "boolean",
     int: "integer",
@@ -38,19 +48,27 @@ class Fit:
     def __init__(self, reader: dict[str, Any], writer: dict[str, Any]) -> None:
         self._reader = reader.get("$defs", {})
         self._writer = writer.get("$defs", {})
-        self._assumed: set[tuple[int, int]] = set()
-        """Pairs of nodes, by identity: the documents outlive the comparison."""
+        self._fitting: dict[tuple[int, int], tuple[Node, Node]] = {}
+        """What fits, or is under examination, in the order of its examination: by the identities of
+        the nodes, which are kept so that no other node gets them."""
+        self._unfit: dict[tuple[int, int], tuple[Node, Node]] = {}
+        """What does not fit, whatever else does."""
 
     def fits(self, reader: Node, writer: Node) -> bool:
         """Return whether whatever fits the node ``writer`` fits the node ``reader``, too."""
         reader, writer = resolve(reader, self._reader), resolve(writer, self._writer)
         pair = (id(reader), id(writer))
-        if pair in self._assumed:
+        if pair in self._fitting:
             return True  # under examination: a circle is fine unless something else is not
-        self._assumed.add(pair)
+        if pair in self._unfit:
+            return False
+        mark = len(self._fitting)
+        self._fitting[pair] = reader, writer
         if self._fits(reader, writer):
             return True
-        self._assumed.discard(pair)
+        while len(self._fitting) > mark:
+            self._fitting.popitem()  # what was found meanwhile may rest on this pair
+        self._unfit[pair] = reader, writer
         return False
 
     def _fits(self, reader: Node, writer: Node) -> bool:
@@ -63,8 +81,7 @@ class Fit:
         if "enum" in writer:
             return all(self._takes(reader, value) for value in writer["enum"])
         if "anyOf" in reader:
-            # On trial each: what one member assumed of a circle must not hold for the next.
-            return any(self._copy().fits(one, writer) for one in reader["anyOf"])
+            return any(self.fits(one, writer) for one in reader["anyOf"])
         if "enum" in reader:
             return writer.get("type") == "boolean" and {True, False} <= set(reader["enum"])
         return self._same_kind(reader, writer)
@@ -72,11 +89,6 @@ class Fit:
     def _takes_anything(self, reader: Node) -> bool:
         members = reader.get("anyOf", [reader]) if isinstance(reader, dict) else [reader]
         return any(is_anything(resolve(one, self._reader)) for one in members)
-
-    def _copy(self) -> "Fit":
-        copied = Fit({"$defs": self._reader}, {"$defs": self._writer})
-        copied._assumed.update(self._assumed)
-        return copied
 
     def _same_kind(self, reader: Node, writer: Node) -> bool:
         wanted, given = kind(reader), kind(writer)
@@ -112,11 +124,8 @@ class Fit:
     def _arrays(self, reader: Node, writer: Node) -> bool:
         if reader.get("uniqueItems") is True and writer.get("uniqueItems") is not True:
             return False  # what is there twice would be lost
-        least, most = (
-            writer.get("minItems", 0),
-            writer.get("maxItems", _endless(writer, written=True)),
-        )
-        if least < reader.get("minItems", 0) or most > reader.get("maxItems", _endless(reader)):
+        least, most = writer.get("minItems", 0), _written(writer)
+        if least < reader.get("minItems", 0) or most > _room(reader, writer):
             return False
         theirs, ours = writer.get("prefixItems", []), reader.get("prefixItems", [])
         if most > len(theirs) and not self.fits(reader.get("items", {}), writer.get("items", {})):
@@ -133,19 +142,20 @@ class Fit:
             return self._into_mapping(reader, writer)
         wanted, required = reader["properties"], set(reader.get("required", ()))
         if is_mapping(writer):
-            # Any name may occur in a mapping, and none has to.
-            values = writer.get("additionalProperties", {})
-            return (
-                not required
-                and reader.get("additionalProperties") is not False
-                and all(self.fits(one, values) for one in wanted.values())
-            )
+            return False  # a struct ignores the names that it does not have
         given, surely = writer["properties"], set(writer.get("required", ()))
         if not required <= surely:
             return False
         if reader.get("additionalProperties") is False and not given.keys() <= wanted.keys():
             return False
-        return all(self.fits(wanted[name], given[name]) for name in given if name in wanted)
+        shared = [name for name in given if name in wanted]
+        if writer.get(OMITS) and any(
+            "default" in given[name] and _differ(given[name], wanted[name])
+            for name in shared
+            if name not in surely
+        ):
+            return False  # left out, it has another value
+        return all(self.fits(wanted[name], given[name]) for name in shared)
 
     def _into_mapping(self, reader: Node, writer: Node) -> bool:
         values = reader.get("additionalProperties", {})
@@ -163,7 +173,7 @@ class Fit:
             self.fits(values, writer.get("additionalProperties", {}))
             and writer.get("minProperties", 0) >= reader.get("minProperties", 0)
             and writer.get("maxProperties", endless) <= reader.get("maxProperties", endless)
-            and (names is None or _names_imply(writer.get("propertyNames"), names))
+            and (names is None or _names_imply(writer.get("propertyNames", {}), names))
         )
 
 
@@ -203,6 +213,14 @@ def kind(node: dict[str, Any]) -> str:
     return str(node.get("type", ""))
 
 
+def tag_of(node: dict[str, Any]) -> Any:
+    """Return what tells a struct from the others of its union; ``None`` where nothing does."""
+    if TAG not in node:
+        return None
+    place = node["prefixItems"][0] if kind(node) == "array" else node["properties"][node[TAG]]
+    return place["enum"][0]
+
+
 def reader_takes_text(reader: Node, writer: Node) -> bool:
     """Return whether a reader of plain text takes what is text for others, too: decimals."""
     return "format" not in reader and kind(writer) == "decimal"
@@ -213,10 +231,22 @@ def _reference(node: Node) -> str | None:
     return None if found is None else str(found).removeprefix("#/$defs/")
 
 
-def _endless(array: Node, *, written: bool = False) -> float:
-    if written and "x-pgbus-elements" in array:
-        return len(array.get("prefixItems", ()))  # a struct ignores more, but writes none
-    return len(array.get("prefixItems", ())) if array.get("items") is False else float("inf")
+def _differ(one: Node, other: Node) -> bool:
+    return "default" not in other or one["default"] != other["default"]
+
+
+def _written(array: Node) -> float:
+    """Return the most elements that are written."""
+    # A struct ignores more, but writes none.
+    endless = len(array.get("prefixItems", ())) if ELEMENTS in array else float("inf")
+    return float(array.get("maxItems", endless))
+
+
+def _room(reader: Node, writer: Node) -> float:
+    """Return for how many elements a reader has room: a struct ignores the later places of one."""
+    ignores = ELEMENTS not in reader or ELEMENTS in writer
+    endless = float("inf") if ignores else len(reader.get("prefixItems", ()))
+    return float(reader.get("maxItems", endless))
 
 
 def _bounds_imply(given: Node, wanted: Node) -> bool:
@@ -261,11 +291,11 @@ def _in_length(node: Node, value: str) -> bool:
 
 
 def _strings_imply(given: Node, wanted: Node) -> bool:
-    for word in ("format", "contentEncoding", "pattern"):
-        if word in wanted and given.get(word) != wanted[word]:
+    for word in ("format", "contentEncoding", "pattern", ZONE):
+        allowed = (wanted.get(word), *_NARROWER.get(wanted.get(word), ()))
+        if word in wanted and given.get(word) not in allowed:
             return False
-    zone = wanted.get("x-pgbus-timezone")
-    if zone is not None and given.get("x-pgbus-timezone") != zone:
+    if not _bounds_imply(given.get(SIZE, {}), wanted.get(SIZE, {})):
         return False
     endless = float("inf")
     return bool(
@@ -275,18 +305,21 @@ def _strings_imply(given: Node, wanted: Node) -> bool:
 
 
 def _named(names: Node, name: str) -> bool:
+    if names is False:
+        return False
     if "anyOf" in names:
         return any(_named(one, name) for one in names["anyOf"])
     if "enum" in names:
         return name in names["enum"]
     if re.search(names.get("pattern", ""), name) is None or not _in_length(names, name):
         return False
-    bounds = names.get("x-pgbus-bounds")
+    bounds = names.get(BOUNDS)
     return bounds is None or _in_bounds(bounds, float(name))
 
 
 def _names_imply(given: Node, wanted: Node) -> bool:
-    given = given or {}
+    if given is False or wanted is False:
+        return given is False
     if "anyOf" in given:
         return all(_names_imply(one, wanted) for one in given["anyOf"])
     if "anyOf" in wanted:
@@ -296,5 +329,5 @@ def _names_imply(given: Node, wanted: Node) -> bool:
     return (
         "enum" not in wanted
         and _strings_imply(given, wanted)
-        and _bounds_imply(given.get("x-pgbus-bounds", {}), wanted.get("x-pgbus-bounds", {}))
+        and _bounds_imply(given.get(BOUNDS, {}), wanted.get(BOUNDS, {}))
     )

@@ -37,6 +37,8 @@ BOUNDS: Final = "x-pgbus-bounds"
 """Of the names of a mapping's properties that are numbers: the bounds of those."""
 ENUMERATION: Final = "x-pgbus-enumeration"
 """Of the names of a mapping's properties: the definition of which they are the values, as text."""
+SIZE: Final = "x-pgbus-size"
+"""Of base64: how many bytes it stands for."""
 OMITS: Final = "x-pgbus-omits-defaults"
 """Of a struct: what has its default value is left out when it is written."""
 ZONE: Final = "x-pgbus-timezone"
@@ -57,6 +59,7 @@ _BOUNDS: Final = (
     ("max_length", "maxLength"),
     ("pattern", "pattern"),
 )
+_SIZES: Final = {"minLength": "minimum", "maxLength": "maximum"}
 _FORMATS: Final[dict[type, Schema]] = {
     types.AnyType: {},
     types.RawType: {},
@@ -251,14 +254,18 @@ class _Writer:
             return made
         if hasattr(info, "key_type"):
             made = {"type": "object", **_size(info, "Properties")}
-            if keys := self._keys(info.key_type):
+            keys = self._keys(info.key_type)
+            if keys != {}:
                 made["propertyNames"] = keys
             made["additionalProperties"] = self.node(info.value_type)
             return made
         return {}  # a class that msgspec knows nothing of; a hook may write anything
 
-    def _keys(self, info: Any) -> Schema:
-        """Return what the names of a mapping's properties, which are strings, have to be."""
+    def _keys(self, info: Any) -> Schema | bool:
+        """Return what the names of a mapping's properties, which are strings, have to be.
+
+        Nothing fits where msgspec makes no text of a key: a bool, a tuple, a struct.
+        """
         bare = _bare(info)
         if isinstance(bare, types.EnumType):
             values = sorted(str(member.value) for member in bare.cls)
@@ -272,6 +279,8 @@ class _Writer:
             return {**made, BOUNDS: bounds} if bounds else made
         if "enum" in node:
             return {"enum": [str(one) for one in node["enum"]]}
+        if "$ref" in node or node.get("type", "string") != "string":
+            return False
         return {name: value for name, value in node.items() if name != "type"}
 
     def _union(self, info: Any) -> Schema:
@@ -356,6 +365,7 @@ def _base64(info: Any) -> Schema:
     for word, length in (("minLength", info.min_length), ("maxLength", info.max_length)):
         if length is not None:
             made[word] = 4 * ((length + 2) // 3)
+            made.setdefault(SIZE, {})[_SIZES[word]] = length
     return made
 
 

@@ -4,6 +4,7 @@ import json
 from typing import Any, Final
 
 from pgbus.core.fit import Node, is_anything, is_mapping, kind, resolve
+from pgbus.core.schema import BOUNDS, INTEGER_KEY, NUMBER_KEY, SIZE, ZONE
 
 _BOUNDS: Final = {
     "minimum": "from",
@@ -40,13 +41,28 @@ def name_of(node: Node, definitions: dict[str, Any]) -> str:
         return str(node.get("title", "an object"))
     if kind(node) == "object":
         values = name_of(node.get("additionalProperties", {}), definitions)
-        return f"mapping to {values}{_bounds(node)}"
+        return f"mapping{_keys(node.get('propertyNames', {}))} to {values}{_bounds(node)}"
     if kind(node) == "array":
         return _array_name(node, definitions)
     form = node.get("format") or node.get("contentEncoding")
-    zone = {"required": " with a time zone", "none": ""}.get(node.get("x-pgbus-timezone"), "")
+    zone = {"required": " with a time zone", "none": ""}.get(node.get(ZONE), "")
     name = str(form) if form else str(node.get("type"))
     return f"{name}{zone}{_bounds(node)}"
+
+
+def _keys(names: Node) -> str:
+    return f" of {_key(names)}" if names != {} else ""
+
+
+def _key(names: Node) -> str:
+    if names is False:
+        return "no keys"
+    if "anyOf" in names:
+        return " | ".join(map(_key, names["anyOf"]))
+    number = {INTEGER_KEY: "integer", NUMBER_KEY: "number"}.get(names.get("pattern", ""))
+    if number is not None:
+        return f"{number}{_bounds(names.get(BOUNDS, {}))}"
+    return name_of(names if "enum" in names else {"type": "string", **names}, {})
 
 
 def _array_name(node: Node, definitions: dict[str, Any]) -> str:
@@ -61,6 +77,8 @@ def _bounds(node: Node) -> str:
     length = len(node.get("prefixItems", ()))
     if kind(node) == "array" and node.get("minItems") == node.get("maxItems") == length:
         return ""
+    if SIZE in node:
+        return f" of bytes{_bounds(node[SIZE])}"
     found = [f"{word} {node[name]}" for name, word in _BOUNDS.items() if name in node]
     return f" ({', '.join(found)})" if found else ""
 

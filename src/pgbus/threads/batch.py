@@ -8,6 +8,7 @@ tried again at once, one event at a time: a bad event is blamed alone.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +26,10 @@ from pgbus.threads.worker import Worker
 
 class Retried(Exception):
     """What a failure says of an event that its handler asked to be retried."""
+
+
+class Apart(Exception):
+    """The transaction of a batch holds what its handler did for events that are to come again."""
 
 
 class BatchContext(Sequence[Context]):
@@ -176,6 +181,7 @@ class BatchWorker(Worker):
             part.portion.last = part.deliveries[0]
 
         def finish() -> tuple[list[LaneSettlement], list[Encoded]]:
+            self._require_whole(parts, context)
             self._conclude(parts, context)
             lanes = [part.portion.settlement for part in parts]
             return lanes, [event for part in parts for event in part.portion.outgoing]
@@ -201,6 +207,29 @@ class BatchWorker(Worker):
                 self._flush(part.portion, release=True)
         return True
 
+    def _require_whole(self, parts: Sequence[_Part], context: BatchContext) -> None:
+        """Raise where a transaction may hold what was done for events that come again.
+
+        Then it is rolled back, and the events are tried one by one.
+        """
+        if not self._attempts.transactional:
+            return
+        errors = iter(context.errors())
+        for part in parts:
+            stopped = False
+            for error in islice(errors, len(part.deliveries)):
+                if stopped and error is None:
+                    raise Apart
+                stopped = stopped or self._stops(error)
+
+    def _stops(self, error: Exception | None) -> bool:
+        """Whether the later ones of its key come again, whatever becomes of the event itself.
+
+        A handler that asks for a retry may rely on it, and have left them out.
+        """
+        parks = self._definition.on_exhausted == "park"
+        return isinstance(error, Retried | RetryAfter) or (parks and error is not None)
+
     def _conclude(self, parts: Sequence[_Part], context: BatchContext) -> None:
         """Enter what became of each event; what follows one that stops its lane goes back."""
         errors = iter(context.errors())
@@ -213,6 +242,7 @@ class BatchWorker(Worker):
                     continue
                 verdict = Done() if error is None else self._outcomes.judge(delivery.message, error)
                 goes_on = self._enter(part.portion, delivery, verdict, error)
+                goes_on = goes_on and not self._stops(error)
                 if error is None:
                     part.portion.outgoing += published(delivery.context)
 

@@ -36,8 +36,11 @@ from pgbus.threads.versions import Versions
 
 logger = logging.getLogger(__name__)
 
-LAST_WORDS = 1.0
-"""Seconds for the settler after the grace."""
+SETTLED, CANCELLED, SIGNED_OFF, ENDED = 0.5, 0.6, 0.8, 1.0
+"""Seconds after the grace until which the settler may settle, cancelled coroutines may end, the
+keeper may sign off, and everything has ended, however stalled the links are."""
+PATIENCE = 1.0
+"""Seconds that each of these but the settler gets at most, however much of the grace is left."""
 
 
 class Engine:
@@ -180,8 +183,14 @@ class Engine:
                 self._give_back(crew.subscription, hold, lane)
         for crew in self._crews:
             crew.join(deadline)
-        self._settler.stop(max(LAST_WORDS, deadline - time.monotonic()))
-        self._station.loop.stop(1.0)
-        self._keeper.stop()
-        self._listener.stop()
+        self._settler.stop(deadline + SETTLED)
+        self._station.loop.stop(_soon(deadline + CANCELLED) - time.monotonic())
+        self._keeper.stop(_soon(deadline + SIGNED_OFF))
+        self._listener.stop(_soon(deadline + ENDED))
         self._watchdog.stop()
+
+
+def _soon(until: float) -> float:
+    """When to give up what no grace was asked for, though there may be some of it left."""
+    now = time.monotonic()
+    return max(now, min(until, now + PATIENCE))

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 POLL = 1.0
 """Seconds between two polls of an idle process."""
-PATIENCE = 0.5
+PATIENCE = 0.3
 """Seconds that a take under way gets at shutdown. One that is given up gives its lanes back as the
 worker signs off."""
 FIRST_PATIENCE = 0.01
@@ -80,7 +80,7 @@ class Fetcher:
         self._stop.set()
         self._wake.set()
         if self._thread.is_alive():
-            join(self._thread, self._link, PATIENCE)
+            join(self._thread, self._link, time.monotonic() + PATIENCE)
 
     def wake(self, name: str | None = None) -> None:
         """Look again: at one subscription, or at what is scheduled where ``name`` is ``None``."""

@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 BEATS = 3
 """Heartbeats in one lease."""
-PATIENCE = 1.0
-"""Seconds to sign off in at shutdown."""
 HOUSEKEEPING = 60.0
 """Seconds between two rounds of forgetting published ids."""
 
@@ -71,13 +69,14 @@ class Keeper:
             raise
         self._thread.start()
 
-    def stop(self) -> None:
+    def stop(self, until: float) -> None:
         """Send no more, give back every lease, and sign off.
 
-        Returns once the thread has ended, or a stalled link was given up.
+        Returns once the thread has ended, or its link was given up: at ``until``, of the monotonic
+        clock.
         """
         self._stop.set()
-        if not join(self._thread, self._link, PATIENCE):
+        if not join(self._thread, self._link, until):
             logger.warning("the database did not hear that this worker stops")
 
     def _begin(self, session: Session) -> None:

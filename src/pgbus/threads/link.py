@@ -29,6 +29,8 @@ R = TypeVar("R")
 CONNECT_TIMEOUT = 10
 STALL = 15.0
 """Seconds after which a statement of the bus's own is taken for a stalled link."""
+INTERRUPTED = 0.1
+"""Seconds that a thread gets to end once its socket is shut."""
 
 MOST_TEXT = 500
 _LINES = re.compile(r"\s+")
@@ -256,16 +258,17 @@ class Link:
                 connection.close()
 
 
-def join(thread: threading.Thread, link: Link, patience: float) -> bool:
+def join(thread: threading.Thread, link: Link, until: float) -> bool:
     """Wait for the thread of a link to end; return whether it has.
 
-    Beyond ``patience`` seconds its socket is shut, so that a stalled link holds up no shutdown. A
-    thread that even then has not ended, because it is about to connect, ends once that fails.
+    At ``until`` (of the monotonic clock) its socket is shut, so that a stalled link holds up no
+    shutdown. A thread that even then does not end at once, because it is about to connect, ends
+    once that fails.
     """
-    thread.join(patience)
+    thread.join(max(0.0, until - time.monotonic()))
     if thread.is_alive():
         link.interrupt()
-        thread.join(patience)
+        thread.join(INTERRUPTED)
     return not thread.is_alive()
 
 

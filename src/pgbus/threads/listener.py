@@ -17,8 +17,6 @@ from pgbus.threads.link import Backoff, Link, Outage
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 0.5
-"""Seconds for an attempt to connect at shutdown; one that takes longer ends by itself."""
 SCHEDULED = "pgbus"
 """The channel of scheduled events; a subscription's is ``pgbus_<name>``."""
 
@@ -45,13 +43,16 @@ class Listener:
         """Begin to listen."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Listen no longer; returns once the thread has ended, or a stalled link was given up."""
+    def stop(self, until: float) -> None:
+        """Listen no longer; returns once the thread has ended, or at ``until``, monotonic.
+
+        What outlasts it is an attempt to connect, which ends by itself.
+        """
         self._stop.set()
-        given_up = time.monotonic() + PATIENCE
-        while self._thread.is_alive() and time.monotonic() < given_up:
+        # Again and again: it may just have opened the next connection.
+        while self._thread.is_alive() and (left := until - time.monotonic()) > 0:
             self._link.interrupt()
-            self._thread.join(0.05)
+            self._thread.join(min(0.05, left))
 
     def _run(self) -> None:
         backoff = Backoff()

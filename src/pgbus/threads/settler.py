@@ -8,6 +8,7 @@ database answered; the fence makes that harmless.
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,7 +21,7 @@ from pgbus.store.publish import publish
 from pgbus.store.query import run
 from pgbus.store.routes import Routes
 from pgbus.store.settle import LaneSettlement, settle
-from pgbus.threads.link import Backoff, Link, Outage, as_store_error
+from pgbus.threads.link import INTERRUPTED, Backoff, Link, Outage, as_store_error
 from pgbus.threads.subscription import Hold, Subscription
 
 logger = logging.getLogger(__name__)
@@ -83,18 +84,19 @@ class Settler:
         """Hand in a settlement; called from any thread."""
         self._inbox.put(settlement)
 
-    def stop(self, timeout: float) -> bool:
-        """Settle what was handed in, and end; false where ``timeout`` seconds were not enough.
+    def stop(self, until: float) -> bool:
+        """Settle what was handed in, and end; false where there was no time for it.
 
-        What is left then is as if the process had died here: others take over after the lease.
+        What is left at ``until`` (of the monotonic clock) is as if the process had died here:
+        others take over after the lease.
         """
         self._inbox.put(None)
         if self._thread.is_alive():
-            self._thread.join(timeout)
+            self._thread.join(max(0.0, until - time.monotonic()))
         if self._thread.is_alive():
             self._abort.set()
             self._link.interrupt()
-            self._thread.join(0.5)
+            self._thread.join(INTERRUPTED)
             return False
         return True
 
