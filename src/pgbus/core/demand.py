@@ -4,6 +4,7 @@ Slow handlers take just what their threads can begin, so that other processes ge
 ones take enough for a fraction of a second, so that a round trip is paid by many events.
 """
 
+import math
 from dataclasses import dataclass
 
 HORIZON = 0.25
@@ -17,12 +18,38 @@ SMOOTHING = 0.1
 MOST_QUANTITY = 64
 
 
+FAST = 5_000
+"""Events a second from which on it pays to look again unasked."""
+MEMORY = 0.1
+"""Seconds over which that rate is smoothed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What to ask the next take for; ``lanes * quantity`` is the most it can bring."""
 
     lanes: int
     quantity: int
+
+
+class Flow:
+    """How fast events come: a count that fades."""
+
+    def __init__(self) -> None:
+        self._count = 0.0
+        self._at = 0.0
+
+    def add(self, events: int, now: float) -> None:
+        """Count events that came ``now``, in seconds of a monotonic clock."""
+        self._count = self._faded(now) + events
+        self._at = now
+
+    def is_fast(self, now: float) -> bool:
+        """Return whether more than :data:`FAST` come in a second."""
+        return self._faded(now) > FAST * MEMORY
+
+    def _faded(self, now: float) -> float:
+        return self._count * math.exp((self._at - now) / MEMORY)
 
 
 class Demand:

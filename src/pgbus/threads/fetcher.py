@@ -3,7 +3,8 @@
 Each subscription is *ready* (there may be something to take) or idle. An idle one becomes ready
 when a publisher wakes it, a retry falls due, one of its lanes is let go, or a poll finds something.
 The fetcher that falls idle goes to *sleep* on the server, which is what makes publishers notify it,
-and looks once more; while events stream, nobody sleeps and nobody notifies.
+and looks once more. While events stream, nobody sleeps and nobody notifies: between two bursts it
+takes a *nap* of a few milliseconds, which nobody hears of.
 """
 
 import logging
@@ -27,7 +28,11 @@ from pgbus.threads.subscription import Hold, Subscription
 logger = logging.getLogger(__name__)
 
 POLL = 1.0
-"""Seconds between two polls of an idle process."""
+"""Seconds between two polls of an idle process that nobody can wake."""
+SLEEP = 2.0
+"""Seconds between two of one that sleeps."""
+NAP = 0.005
+"""Seconds between two looks while events come fast."""
 PATIENCE = 0.3
 """Seconds that a take under way gets at shutdown. One that is given up gives its lanes back as the
 worker signs off."""
@@ -152,7 +157,10 @@ class Fetcher:
             for name in rung:
                 del self._due[name]
         for subscription in self._subscriptions:
-            if subscription.name in rung:
+            over = subscription.nap is not None and subscription.nap <= now
+            if over:
+                subscription.nap = None
+            if over or subscription.name in rung:
                 subscription.ready = True
         if rung:
             # Only the next due moment was known: a poll promotes what is due, and asks for another.
@@ -161,6 +169,7 @@ class Fetcher:
     def _rest(self) -> float:
         with self._lock:
             moments = [self._next_poll, *self._due.values()]
+        moments += [one.nap for one in self._subscriptions if one.nap is not None]
         return max(0.0, min(moments) - time.monotonic())
 
     def _take(self, subscription: Subscription, wish: Wish) -> bool:
@@ -181,7 +190,7 @@ class Fetcher:
             quantity=wish.quantity,
             size=MOST_BYTES,
             suspects=subscription.may_take_suspect,
-            awake=subscription.asleep and subscription.streak >= STREAK,
+            awake=subscription.asleep and self._is_busy(subscription),
         )
         try:
             try:
@@ -206,9 +215,11 @@ class Fetcher:
         *,
         stroll: bool,
     ) -> bool:
+        now = time.monotonic()
         bodies = [message.body for chunk in taken.chunks for message in chunk.messages]
         size = sum(len(body) for body in bodies if body is not None)
         subscription.demand.learn(len(taken.chunks), len(bodies), size)
+        subscription.flow.add(len(bodies), now)
         for lane in taken.empty:
             nothing = Hold(_empty(order, lane), session)
             self._give_back(subscription, nothing, LaneSettlement(lane, order.token, release=True))
@@ -222,12 +233,18 @@ class Fetcher:
         whole = order.start == FIRST_LANE and taken.resume is None and not taken.chunks
         if not whole:
             subscription.ready = True
+        elif subscription.flow.is_fast(now):
+            subscription.nap = now + NAP
         elif not subscription.asleep:
-            self._next_poll = min(self._next_poll, time.monotonic() + self._patience)
+            self._next_poll = min(self._next_poll, now + self._patience)
         return not whole or stroll
 
+    @staticmethod
+    def _is_busy(subscription: Subscription) -> bool:
+        return subscription.streak >= STREAK or subscription.flow.is_fast(time.monotonic())
+
     def _poll(self, now: float) -> None:
-        idle = [one for one in self._subscriptions if not one.ready and not one.asleep]
+        idle = [one for one in self._subscriptions if not (one.ready or one.asleep or one.nap)]
         others = [one for one in self._subscriptions if one not in idle]
         by_number = {one.number: one for one in self._subscriptions}
         answers: list[Polled] = []
@@ -249,7 +266,7 @@ class Fetcher:
                 subscription.asleep = subscription.asleep or bool(answer.asleep)
                 subscription.ready = subscription.ready or bool(answer.ready)
         restless = any(not one.asleep for one in idle)
-        self._next_poll = now + (self._patience if restless else POLL)
+        self._next_poll = now + (self._patience if restless else SLEEP)
 
 
 def _empty(order: Take, lane: int) -> Chunk:

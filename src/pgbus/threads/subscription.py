@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pgbus.core.demand import Demand, Wish
+from pgbus.core.demand import Demand, Flow, Wish
 from pgbus.model.delivery import FIRST_LANE, Chunk
 from pgbus.threads.definition import Definition
 from pgbus.threads.session import Session
@@ -40,8 +40,8 @@ class Hold:
 class Subscription:
     """The meeting point of the fetcher, the workers and the settler of one subscription.
 
-    The fetcher alone writes ``cursor``, ``asleep`` and ``streak``; ``ready`` is set by anyone and
-    cleared by the fetcher before it looks.
+    The fetcher alone writes ``cursor``, ``asleep``, ``streak`` and ``nap``; ``ready`` is set by
+    anyone and cleared by the fetcher before it looks.
     """
 
     def __init__(self, number: int, definition: Definition) -> None:
@@ -55,6 +55,8 @@ class Subscription:
         self.cursor = FIRST_LANE
         self.asleep = False
         self.streak = 0
+        self.flow = Flow()
+        self.nap: float | None = None
         self._changed = threading.Condition()
         self._inbox: deque[Hold] = deque()
         self._in_hand = 0
