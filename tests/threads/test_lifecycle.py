@@ -18,6 +18,7 @@ from pgbus import (
     Context,
     Event,
     Incident,
+    InvalidName,
     Outgoing,
     RetryAfter,
     StoreError,
@@ -90,6 +91,8 @@ def test_misuse_is_told_clearly(bus: Bus) -> None:
         bus.subscribe("orders.created", name="other")(on_order)
     with pytest.raises(ConfigurationError, match=r"stock\.\*"):
         bus.subscribe("stock.*", name="other")(on_order)
+    with pytest.raises(InvalidName):  # and not the name that it gets where there is none
+        bus.subscribe("orders.*", name="")(on_order)
 
 
 def test_stop_lets_handlers_finish_and_gives_the_rest_back_untouched(bus: Bus) -> None:

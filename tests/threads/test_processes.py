@@ -69,6 +69,27 @@ def test_a_signal_drains(start: Start, bus: Bus, number: signal.Signals) -> None
     assert (status.ready, status.in_flight, status.workers) == (2, 0, 0)
 
 
+ECHOED = """
+import signal
+from pgbus.threads.signals import asked_to_stop
+
+with asked_to_stop() as request:
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)
+    request.wait()
+    print("one wish", flush=True)
+    signal.raise_signal(signal.SIGTERM)
+    print("ignored")
+"""
+
+
+def test_a_signal_that_comes_twice_at_once_is_one() -> None:
+    """As from GNU timeout, which signals its child and then its child's group."""
+    done = subprocess.run([sys.executable, "-c", ECHOED], stdout=subprocess.PIPE, check=False)
+    assert done.stdout == b"one wish\n"
+    assert done.returncode == 128 + signal.SIGTERM
+
+
 def test_a_second_signal_ends_at_once_and_the_event_comes_again(start: Start, bus: Bus) -> None:
     process = start("stubborn")
     bus.publish(Created(order="a", n=1))

@@ -62,6 +62,23 @@ def test_receipts_are_time_ordered_and_count_queues(declared: Bus) -> None:
 
 
 @pytest.mark.parametrize("autocommit", [False, True])
+def test_a_caller_may_be_in_a_pipeline(declared: Bus, bus_dsn: str, *, autocommit: bool) -> None:
+    with psycopg.connect(bus_dsn, autocommit=autocommit) as connection:
+        with connection.pipeline():
+            counted = connection.execute("select 42")
+            first, again = (
+                declared.publish(Created(order="a"), connection=connection) for _ in range(2)
+            )
+            assert (first.queues, again.queues) == (2, 2)
+            with pytest.raises(PayloadError):
+                declared.publish("orders.created", float("nan"), connection=connection)
+            assert counted.fetchone() == (42,)
+        if not autocommit:
+            assert ready(declared) == {"audit": 0, "billing": 0}
+    assert ready(declared) == {"audit": 2, "billing": 2}
+
+
+@pytest.mark.parametrize("autocommit", [False, True])
 def test_events_commit_with_the_callers_transaction_or_not_at_all(
     declared: Bus, bus_dsn: str, *, autocommit: bool
 ) -> None:

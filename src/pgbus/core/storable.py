@@ -66,7 +66,8 @@ def text_fault(text: str) -> str | None:
     except RecursionError:
         return f"is nested deeper than {MAX_DEPTH} levels"
     except msgspec.MsgspecError as error:
-        return f"is not valid JSON: {_grammar_fault(error)}"
+        # Of a lone surrogate, it only says that something else was expected behind it.
+        return _escape_fault(text) or f"is not valid JSON: {_grammar_fault(error)}"
     # Looking for one character costs 30 ns, for a word 130 to 250 ns.
     if "\\" in text and "\\u" in text and (fault := _escape_fault(text)) is not None:
         return fault

@@ -117,6 +117,9 @@ def _execute(connection: "psycopg.Connection[Any]", query: Query[T]) -> list[T]:
     with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
         binary = query.parameters is not None
         cursor.execute(query.text, query.parameters, prepare=query.prepare, binary=binary)
+        if cursor.pgresult is None:  # the caller's pipeline, which answers at the end of a block
+            with connection.pipeline():
+                pass
         result = cursor.pgresult
         # (cursor.description would make an object of each column first.)
         if result is None or not result.nfields:

@@ -430,8 +430,8 @@ class Bus(Administration):
         Raises:
             ConfigurationError: this is not the main thread.
         """
-        with asked_to_stop() as asked, self.running(timeout):
-            asked.wait()
+        with asked_to_stop() as request, self.running(timeout):
+            request.wait()
             logger.info("stopping: handlers get up to %g s to finish", timeout)
 
     def wait_idle(self, timeout: float = 10.0) -> bool:

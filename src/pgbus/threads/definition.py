@@ -92,7 +92,7 @@ def define(
         ConfigurationError: the handler's signature does not fit.
         InvalidName: the name is none.
     """
-    chosen = check_name(name or subscription_name(function, service))
+    chosen = check_name(subscription_name(function, service) if name is None else name)
     handler = inspect_handler(function, patterns, *contexts, batch=batch is not None)
     return Definition(
         name=chosen,

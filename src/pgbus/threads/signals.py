@@ -3,32 +3,55 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from pgbus.errors import ConfigurationError
 
+ECHO = 0.02
+"""Seconds in which one wish may come twice: GNU ``timeout``, for one, signals its child and then
+its group, the child among it."""
+
+
+class StopRequest:
+    """What an operator wants: *nothing* yet, to *stop*, and by another signal to end *at once*."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self._asked_at = 0.0
+        self._heard = False
+
+    def wait(self) -> None:
+        """Return once a signal asked for a stop. From then on another one ends the process."""
+        self._asked.wait()
+        time.sleep(ECHO)
+        self._heard = True
+
+    def ask(self, number: int, _: FrameType | None) -> None:
+        """Handle a signal."""
+        now = time.monotonic()
+        if not self._asked.is_set():
+            self._asked_at = now
+            self._asked.set()
+        elif self._heard or now - self._asked_at > ECHO:
+            os._exit(128 + number)
+
 
 @contextmanager
-def asked_to_stop() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM or SIGINT sets; a second signal ends the process at once.
+def asked_to_stop() -> Iterator[StopRequest]:
+    """Yield what SIGTERM and SIGINT ask for; a second signal ends the process at once.
 
     Raises:
         ConfigurationError: this is not the main thread, which alone gets signals.
     """
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError("run() handles signals, so call it in the main thread")
-    asked = threading.Event()
-
-    def ask(number: int, _: FrameType | None) -> None:
-        if asked.is_set():
-            os._exit(128 + number)
-        asked.set()
-
-    before = {one: signal.signal(one, ask) for one in (signal.SIGTERM, signal.SIGINT)}
+    request = StopRequest()
+    before = {one: signal.signal(one, request.ask) for one in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield asked
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
