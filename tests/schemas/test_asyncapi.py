@@ -101,6 +101,13 @@ def test_names_that_collide_are_told_apart() -> None:
     asyncapi_tools.validate(made)
 
 
+def test_a_renamed_field_refers_to_its_class_and_makes_no_other() -> None:
+    part = msgspec.defstruct("Part", [("n", int)])
+    kind = event(("part", part, msgspec.field(name="its part")))
+    fields = document([kind])["components"]["schemas"]["OrderCreatedV1"]["properties"]
+    assert fields == {"its part": {"$ref": "#/components/schemas/Part"}}
+
+
 def validator(made: dict[str, Any], schema: dict[str, Any]) -> jsonschema.Draft7Validator:
     """Return a validator of a part of a document, as draft 7, references and all."""
     return jsonschema.Draft7Validator({**schema, "components": made["components"]})

@@ -1,4 +1,4 @@
-"""What comes behind an event of its key that a batch's handler asks to be delivered again."""
+"""What becomes of the other events of a batch where one is delivered again, or none can commit."""
 
 from typing import Any
 
@@ -97,3 +97,28 @@ def test_behind_one_that_parks_its_key_they_wait(bus: Bus, bus_dsn: str) -> None
             assert bus.wait_idle()
             effects = connection.execute("select n from effect").fetchall()
     assert [n for (n,) in effects] == [1, 2, 3]
+
+
+def test_where_the_transaction_cannot_commit_none_is_acknowledged(bus: Bus, bus_dsn: str) -> None:
+    """The handler has returned, and what it did is about to be settled."""
+    calls = 0
+
+    with psycopg.connect(bus_dsn, autocommit=True) as watcher:
+        watcher.execute("create table effect (n integer)")
+
+        @bus.subscribe("a", name="billing", concurrency=1)
+        def handle(events: list[Step], connection: psycopg.Connection[Any]) -> None:
+            nonlocal calls
+            calls += 1
+            for event in events:
+                connection.execute("insert into effect values (%s)", (event.n,))
+            if calls == 1:
+                backend = connection.info.backend_pid
+                watcher.execute("select pg_terminate_backend(%s, 10000)", (backend,))
+
+        publish(bus, 1, 2, 3)
+        with bus.running():
+            assert bus.wait_idle()
+        effects = watcher.execute("select n from effect order by n").fetchall()
+    assert [n for (n,) in effects] == [1, 2, 3]
+    assert calls > 1

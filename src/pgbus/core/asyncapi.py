@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from pgbus.core.definitions import Pool, root_name
 from pgbus.core.fit import Node
-from pgbus.core.schema import ENUMERATION, KEY, EventSchema
+from pgbus.core.schema import ATTRIBUTE, ENUMERATION, KEY, EventSchema
 from pgbus.model import envelope
 
 VERSION: Final = "3.0.0"
@@ -27,8 +27,9 @@ _WORDS: Final = {
     "propertyNames": "propertyNames",
 }
 """What schemas lie below, and what draft 7 calls it where an array has places of their own."""
-_LEFT_OUT: Final = ("discriminator", ENUMERATION)
-"""The first is OpenAPI's, and means something else here; the other refers to a place."""
+_LEFT_OUT: Final = ("discriminator", ENUMERATION, ATTRIBUTE)
+"""The first is OpenAPI's, and means something else here; the second refers to a place; the third is
+Python's, and beside a reference would make tools see another class."""
 _TEXT: Final = {"type": "string"}
 
 
@@ -194,11 +195,12 @@ def _definition(pool: Pool, source: int, node: Node) -> Any:
         return _definition(pool, source, part)
 
     made: dict[str, Any] = {}
-    for word, value in node.items():
+    words = {word: value for word, value in node.items() if word not in _LEFT_OUT}
+    for word, value in words.items():
         if word == "$ref":
             # In draft 7, what stands beside a reference is ignored.
             reference = {"$ref": _SCHEMAS + pool.name(source, value)}
-            made |= reference if len(node) == 1 else {"allOf": [reference]}
+            made |= reference if len(words) == 1 else {"allOf": [reference]}
         elif word == "enum":
             made |= _enumeration(value)
         elif word == "properties":
@@ -208,7 +210,7 @@ def _definition(pool: Pool, source: int, node: Node) -> Any:
             made[told] = (
                 [inner(part) for part in value] if isinstance(value, list) else inner(value)
             )
-        elif word not in _LEFT_OUT:
+        else:
             made[word] = value
     return made
 

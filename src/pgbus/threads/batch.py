@@ -6,7 +6,7 @@ tried again at once, one event at a time: a bad event is blamed alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -182,9 +182,10 @@ class BatchWorker(Worker):
 
         def finish() -> tuple[list[LaneSettlement], list[Encoded]]:
             self._require_whole(parts, context)
-            self._conclude(parts, context)
-            lanes = [part.portion.settlement for part in parts]
-            return lanes, [event for part in parts for event in part.portion.outgoing]
+            concluded = self._drafts(parts)
+            self._conclude(concluded, context)
+            lanes = [part.portion.settlement for part in concluded]
+            return lanes, [event for part in concluded for event in part.portion.outgoing]
 
         trying = [(part.portion, part.deliveries[0]) for part in parts]
         result = self._try(trying, events, context, finish, events=len(events))
@@ -206,6 +207,15 @@ class BatchWorker(Worker):
             else:
                 self._flush(part.portion, release=True)
         return True
+
+    def _drafts(self, parts: Sequence[_Part]) -> Sequence[_Part]:
+        """Return where to enter what became of the events: apart, if the transaction may fail.
+
+        What is entered in the portions themselves is settled, whatever becomes of the transaction.
+        """
+        if not self._attempts.transactional:
+            return parts
+        return [replace(part, portion=portion_of(part.portion.hold)) for part in parts]
 
     def _require_whole(self, parts: Sequence[_Part], context: BatchContext) -> None:
         """Raise where a transaction may hold what was done for events that come again.
