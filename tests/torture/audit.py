@@ -3,10 +3,15 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import psycopg
 from psycopg import sql
 
+from tests.torture.records import Lines
+
 _SCRIPT = Path(__file__).with_name("audit.sql")
+AT_ONCE = 5_000
+"""Rows that are fetched at once."""
 
 Connection = psycopg.Connection[Any]
 
@@ -20,12 +25,16 @@ class Row(NamedTuple):
         A worker asked to settle a lane in this transaction; was refused to settle events there.
     ``settled``, ``retried``
         A message was deleted from its queue, was put off.
+    ``letter``, ``redriven``, ``dropped``
+        A message became a dead letter; its dead letter was put back, was dropped.
+    ``over``
+        The transaction, a redrive, was seen to be committed.
     ``born``, ``beat``, ``died``
         A worker registered, was heard of, was declared dead.
     """
 
     at: float
-    """Seconds since the epoch."""
+    """Seconds since the epoch; of a grant, when the take that won it began."""
     xid: int
     kind: str
     subscription: str | None = None
@@ -37,7 +46,7 @@ class Row(NamedTuple):
     pid: int | None = None
 
 
-class Effect(NamedTuple):
+class Effect(msgspec.Struct, tag="effect", array_like=True, frozen=True):
     """What a transactional handler committed, and when it ran (monotonic nanoseconds)."""
 
     subscription: str
@@ -73,19 +82,45 @@ def watch(connection: Connection, subscription: str) -> None:
     connection.execute("select torture.watch(%s)", (subscription,))
 
 
+_ROWS = (
+    "select extract(epoch from at)::double precision, xid, kind, subscription, lane, worker, "
+    "token, msg_id, uid, pid from torture.audit order by seq"
+)
+_EFFECTS = "select subscription, uid, key, pid, began, ended from torture.effect order by id"
+
+
 def rows(connection: Connection) -> list[Row]:
-    found = connection.execute(
-        "select extract(epoch from at)::double precision, xid, kind, subscription, lane, worker, "
-        "token, msg_id, uid, pid from torture.audit order by seq"
-    )
-    return [Row(*row) for row in found]
+    return [Row(*row) for row in connection.execute(_ROWS)]
 
 
 def effects(connection: Connection) -> list[Effect]:
-    found = connection.execute(
-        "select subscription, uid, key, pid, began, ended from torture.effect order by id"
-    )
-    return [Effect(*row) for row in found]
+    return [Effect(*row) for row in connection.execute(_EFFECTS)]
+
+
+def write_down(connection: Connection, folder: Path) -> tuple[Lines[Row], Lines[Effect]]:
+    """Copy the audit and the effects to files: an hour of them has no place in memory."""
+    audit, effects = Lines[Row](folder / "audit", Row), Lines[Effect](folder / "effects", Effect)
+    encode = msgspec.json.Encoder().encode
+    with connection.transaction():
+        for lines, query, kind in ((audit, _ROWS, Row), (effects, _EFFECTS, Effect)):
+            with lines.path.open("wb") as file, connection.cursor("everything") as cursor:
+                cursor.itersize = AT_ONCE
+                for row in cursor.execute(query):
+                    file.write(encode(kind(*row)) + b"\n")
+    return audit, effects
+
+
+def confirm(connection: Connection) -> list[int]:
+    """Tell of redrives that are seen to be committed: their transactions, each once."""
+    return [
+        xid
+        for (xid,) in connection.execute(
+            "insert into torture.audit (kind, xid) "
+            "select distinct 'over', r.xid from torture.audit r where r.kind = 'redriven' and not "
+            "exists (select from torture.audit o where o.kind = 'over' and o.xid = r.xid) "
+            "returning xid"
+        )
+    ]
 
 
 def stored(connection: Connection, *, dead: bool) -> list[Stored]:

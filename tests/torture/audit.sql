@@ -19,6 +19,9 @@ create table torture.audit (
     pid integer
 );
 
+-- Few are of these kinds, and they are looked for during the run.
+create index on torture.audit (kind, xid) where kind in ('redriven', 'over');
+
 -- Effects of transactional handlers; nothing keeps one from being there twice.
 create table torture.effect (
     id bigint generated always as identity,
@@ -32,8 +35,9 @@ create table torture.effect (
 
 create function torture.granted() returns trigger language plpgsql as $function$
 begin
-    insert into torture.audit (kind, subscription, lane, worker, token)
-    select 'grant', s.name, n.lane, n.worker, n.token
+    -- Now, not by the clock: when the take began, whose snapshot was made after that.
+    insert into torture.audit (at, kind, subscription, lane, worker, token)
+    select now(), 'grant', s.name, n.lane, n.worker, n.token
     from made n join pgbus.subscription s on s.id = n.subscription order by n.lane;
     return null;
 end
@@ -89,6 +93,29 @@ begin
 end
 $function$;
 
+create function torture.buried() returns trigger language plpgsql as $function$
+begin
+    insert into torture.audit (kind, subscription, lane, msg_id, uid)
+    select 'letter', tg_argv[0], (n.headers -> 'pgbus-dead' ->> 'lane')::bigint,
+        (n.headers -> 'pgbus-dead' ->> 'msg_id')::bigint, n.message ->> 'uid'
+    from made n order by n.msg_id;
+    return null;
+end
+$function$;
+
+-- A dead letter went: back where it came from, or for good.
+create function torture.lifted() returns trigger language plpgsql as $function$
+begin
+    insert into torture.audit (kind, subscription, lane, msg_id, uid)
+    select case current_setting('torture.redriving', true)
+            when 'yes' then 'redriven' else 'dropped' end,
+        tg_argv[0], (o.headers -> 'pgbus-dead' ->> 'lane')::bigint,
+        (o.headers -> 'pgbus-dead' ->> 'msg_id')::bigint, o.message ->> 'uid'
+    from gone o order by o.msg_id;
+    return null;
+end
+$function$;
+
 -- Put a function in front of one that pgbus generated; `p_body` calls it as `%I` with its arguments.
 create function torture.wrap(p_function text, p_returns text, p_body text) returns void
 language plpgsql as $function$
@@ -112,6 +139,12 @@ begin
         'as gone for each statement execute function torture.settled(%L)', 'q_' || p_name, p_name);
     execute format('create trigger torture_touched after update on pgmq.%I referencing new table '
         'as made for each statement execute function torture.touched(%L)', 'q_' || p_name, p_name);
+    execute format('create trigger torture_buried after insert on pgmq.%I referencing new table '
+        'as made for each statement execute function torture.buried(%L)',
+        'q_' || p_name || '_dlq', p_name);
+    execute format('create trigger torture_lifted after delete on pgmq.%I referencing old table '
+        'as gone for each statement execute function torture.lifted(%L)',
+        'q_' || p_name || '_dlq', p_name);
     select array_to_string(p.proargnames, ', ') into strict names from pg_proc p
     where p.pronamespace = 'pgbus'::regnamespace and p.proname = 'settle_' || p_name;
     perform torture.wrap('settle_' || p_name, 'bigint[]', format($body$
@@ -157,3 +190,14 @@ begin
         $body$, 'watched_bury_' || p_name));
 end
 $function$;
+
+select torture.wrap('redrive', 'bigint', $body$
+    declare
+        moved bigint;
+    begin
+        perform set_config('torture.redriving', 'yes', true);
+        moved := pgbus.watched_redrive(p_name, p_ids, p_limit);
+        perform set_config('torture.redriving', '', true);
+        return moved;
+    end
+    $body$);

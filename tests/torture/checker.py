@@ -1,14 +1,17 @@
 """Every law at once, and the figures of a run."""
 
+from array import array
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tests.torture import fences, laws
+from tests.torture import fences, laws, letters
+from tests.torture.account import Account, accounts
+from tests.torture.behaviour import ATTEMPTS
 from tests.torture.history import NEVER, History
-from tests.torture.laws import Violation
-from tests.torture.records import Begin, End, Fault, Told
+from tests.torture.laws import Doubtful, Violation
+from tests.torture.records import End, Fault, Together, Told
 
 DISRUPTIVE = ("kill", "stop", "terminate", "cut", "delay", "stall", "lost reply", "postmaster")
 """Faults after which a process that survives has to find its way back."""
@@ -31,6 +34,13 @@ class Verdict:
     """Deliveries after an event's first in a subscription."""
     effects: int = 0
     dead_letters: int = 0
+    redriven: int = 0
+    dropped: int = 0
+    parked: int = 0
+    """How often a dead letter kept back the later events of its key."""
+    batches: int = 0
+    """Calls of handlers for more than one event."""
+    largest_batch: int = 0
     told: dict[str, int] = field(default_factory=dict)
     """What ``bus.on_error`` was told, by kind."""
     fenced: int = 0
@@ -51,34 +61,79 @@ class Verdict:
 
 def check(history: History) -> list[Violation]:
     """Return every violation of a law."""
-    return [
-        *laws.loss(history),
-        *laws.order(history),
-        *laws.exactly_once(history),
+    return judge(history).violations
+
+
+def judge(history: History, portions: int = 1) -> Verdict:
+    """Check a history, and count.
+
+    Parameters:
+        portions: how many to judge the events in, one after the other, each in little memory.
+    """
+    verdict = Verdict()
+    found: list[Doubtful] = []
+    for account in accounts(history, portions):
+        found += laws.doubtful(account)
+        _judge(account, verdict)
+    verdict.violations += [
+        *laws.torn(found),
+        *letters.places(history),
         *fences.leases(history),
+        *_unrest(history),
     ]
+    _count(history, verdict)
+    return verdict
 
 
-def judge(history: History) -> Verdict:
-    """Check a history, and count."""
-    fates = Counter(one.fate for one in history.published.values())
-    deliveries = sum(isinstance(one, Begin) for one in history.records)
-    faults = [one for one in history.records if isinstance(one, Fault)]
-    return Verdict(
-        violations=check(history),
-        published=fates["committed"],
-        rolled_back=fates["rolled back"],
-        unknown=fates["unknown"],
-        deliveries=deliveries,
-        duplicates=deliveries - len(history.first_begins),
-        effects=len(history.effects),
-        dead_letters=len(history.letters),
-        told=dict(Counter(one.kind for one in history.records if isinstance(one, Told))),
-        fenced=fences.fenced(history),
-        deaths=sum(row.kind == "died" for row in history.audit),
-        faults=dict(sorted(Counter(one.kind for one in faults).items())),
-        recovery=_worst(history, faults),
+def _judge(account: Account, verdict: Verdict) -> None:
+    verdict.violations += [
+        *laws.loss(account),
+        *laws.order(account),
+        *laws.exactly_once(account),
+        *laws.attempts(account, ATTEMPTS),
+    ]
+    fates = Counter(one.fate for one in account.published.values())
+    verdict.published += fates["committed"]
+    verdict.rolled_back += fates["rolled back"]
+    verdict.unknown += fates["unknown"]
+    deliveries = sum(map(len, account.begins.values()))
+    verdict.deliveries += deliveries
+    verdict.duplicates += deliveries - len(account.begins)
+    verdict.effects += sum(map(len, account.effective.values()))
+    verdict.redriven += sum(map(len, account.redriven.values()))
+    verdict.dropped += account.dropped.total()
+    verdict.parked += sum(
+        len(some) for (name, _), some in account.lettered.items() if name in account.frame.parking
     )
+
+
+def _unrest(history: History) -> Iterator[Violation]:
+    if not history.drained:
+        yield Violation("B", f"the bus did not come to rest: {len(history.left)} events wait")
+    for broken in history.frame.broken:
+        yield Violation(
+            "B", f"{broken.role} {broken.pid} ended by itself, with the exit code {broken.code}"
+        )
+
+
+def _count(history: History, verdict: Verdict) -> None:
+    faults: list[Fault] = []
+    told: Counter[str] = Counter()
+    for one in history.records:
+        match one:
+            case Fault():
+                faults.append(one)
+            case Told():
+                told[one.kind] += 1
+            case Together() if one.events > 1:
+                verdict.batches += 1
+                verdict.largest_batch = max(verdict.largest_batch, one.events)
+    verdict.told = dict(told)
+    verdict.dead_letters = len(history.letters)
+    verdict.fenced = fences.fenced(history)
+    verdict.deaths = sum(row.kind == "died" for row in history.audit)
+    verdict.faults = dict(sorted(Counter(one.kind for one in faults).items()))
+    verdict.recovery = _worst(history, faults)
 
 
 def _worst(history: History, faults: list[Fault]) -> dict[str, float]:
@@ -90,14 +145,15 @@ def _worst(history: History, faults: list[Fault]) -> dict[str, float]:
 
 def _recoveries(history: History, faults: list[Fault]) -> Iterator[tuple[str, float]]:
     """The times that can be told: those of victims that no other fault struck meanwhile."""
+    processes = history.frame.processes
     works = _moments((one.pid, one.at) for one in history.records if isinstance(one, End))
     struck = _moments(
         (pid, one.at) for one in faults if one.kind in (*DISRUPTIVE, "term") for pid in one.pids
     )
     died = {
-        history.processes[row.worker]: row.at - history.clock
+        processes[row.worker]: row.at - history.clock
         for row in history.audit
-        if row.kind == "died" and row.worker in history.processes
+        if row.kind == "died" and row.worker in processes
     }
     # After a restart of the server everybody gets a lease more to come back.
     restarts = sorted(one.until for one in faults if one.kind == "postmaster")
@@ -116,17 +172,15 @@ def _recoveries(history: History, faults: list[Fault]) -> Iterator[tuple[str, fl
                     yield fault.kind, (back - fault.until) / 1e9
 
 
-def _moments(found: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
+def _moments(found: Iterable[tuple[int, int]]) -> dict[int, Sequence[int]]:
     """The moments of each process, in order."""
-    moments: dict[int, list[int]] = {}
+    moments: dict[int, array[int]] = defaultdict(lambda: array("q"))
     for pid, at in found:
-        moments.setdefault(pid, []).append(at)
-    for some in moments.values():
-        some.sort()
-    return moments
+        moments[pid].append(at)
+    return {pid: array("q", sorted(some)) for pid, some in moments.items()}
 
 
-def _after(moments: list[int], moment: int) -> int | None:
+def _after(moments: Sequence[int], moment: int) -> int | None:
     """The first of some moments in order that is later than another."""
     place = bisect_right(moments, moment)
     return moments[place] if place < len(moments) else None

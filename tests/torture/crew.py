@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from tests.torture.operators import Duty, operate
 from tests.torture.publishers import WAYS, Errand, publish
 from tests.torture.records import Broken, Fault, Log, now
 from tests.torture.stage import Stage
@@ -16,7 +17,9 @@ from tests.torture.workers import Post, work
 
 _forks = multiprocessing.get_context("forkserver")
 # Imports done once: a worker that was killed is back in some 20 ms.
-_forks.set_forkserver_preload(["tests.torture.publishers", "tests.torture.workers"])
+_forks.set_forkserver_preload(
+    ["tests.torture.publishers", "tests.torture.workers", "tests.torture.operators"]
+)
 
 EXPECTED = {0, 3, 4, -signal.SIGKILL, -signal.SIGTERM}
 """How a process may end: by a SIGTERM (before it listens to it, too), by a handler that exits, and
@@ -52,7 +55,7 @@ class Member:
 
 @dataclass
 class Crew:
-    """Workers and publishers; ``tend`` replaces the dead."""
+    """Workers, publishers and an operator; ``tend`` replaces the dead."""
 
     stage: Stage
     log: Log
@@ -65,6 +68,7 @@ class Crew:
     late: bool = False
     workers: list[Member] = field(default_factory=list)
     publishers: list[Member] = field(default_factory=list)
+    operators: list[Member] = field(default_factory=list)
     leaving: list[Member] = field(default_factory=list)
     """Those that were asked to go, and have not yet."""
     _started: int = 0
@@ -74,6 +78,7 @@ class Crew:
         self._shares = sum(SHARES[WAYS[number % len(WAYS)]] for number in range(publishers))
         self.workers = [self._worker(number) for number in range(workers)]
         self.publishers = [self._publisher(number) for number in range(publishers)]
+        self.operators = [self._operator()]
 
     def _worker(self, number: int) -> Member:
         proxied = number % 2 == 1
@@ -82,6 +87,7 @@ class Crew:
             log=self.stage.log_file,
             output=self._output(f"worker-{number}"),
             lease=self.stage.lease,
+            mended=self.stage.mended,
             late=self.late,
             mutant=self.mutant,
         )
@@ -105,11 +111,23 @@ class Crew:
         )
         return Member(self._start(publish, errand), proxied)
 
+    def _operator(self) -> Member:
+        self._started += 1
+        duty = Duty(
+            dsn=self.stage.publishers_proxy.dsn,
+            straight=self.stage.dsn,
+            log=self.stage.log_file,
+            output=self._output("operator"),
+            mended=self.stage.mended,
+            seed=self.seed * 1000 + self._started,
+        )
+        return Member(self._start(operate, duty), proxied=True)
+
     def _output(self, name: str) -> Path:
         return self.stage.folder / f"{name}.output"
 
     @staticmethod
-    def _start(target: object, argument: Post | Errand) -> ForkServerProcess:
+    def _start(target: object, argument: Post | Errand | Duty) -> ForkServerProcess:
         process = _forks.Process(target=target, args=(argument,), daemon=True)  # type: ignore[arg-type]
         process.start()
         return process
@@ -124,6 +142,10 @@ class Crew:
             if not member.process.is_alive():
                 self._look_at("publisher", member)
                 self.publishers[number] = self._publisher(number)
+        for number, member in enumerate(self.operators):
+            if not member.process.is_alive():
+                self._look_at("operator", member)
+                self.operators[number] = self._operator()
         for member in list(self.leaving):
             if not member.process.is_alive():
                 self.leaving.remove(member)
@@ -150,12 +172,19 @@ class Crew:
 
     def dismiss_publishers(self, timeout: float) -> None:
         """Let the publishers bring to an end what they are at, and go."""
-        for member in self.publishers:
+        self._dismiss("publisher", self.publishers, timeout)
+
+    def dismiss_operators(self, timeout: float) -> None:
+        """Let no more dead letters be put back."""
+        self._dismiss("operator", self.operators, timeout)
+
+    def _dismiss(self, role: str, members: list[Member], timeout: float) -> None:
+        for member in members:
             member.send(signal.SIGTERM)
-        _join(self.publishers, timeout)
-        for member in self.publishers:
-            self._look_at("publisher", member)
-        self.publishers = []
+        _join(members, timeout)
+        for member in members:
+            self._look_at(role, member)
+        members.clear()
 
     def dismiss_workers(self, timeout: float) -> None:
         everybody = [*self.workers, *self.leaving]
@@ -168,7 +197,7 @@ class Crew:
 
     def end(self) -> None:
         """End whoever is left, however it is."""
-        for member in [*self.workers, *self.leaving, *self.publishers]:
+        for member in [*self.workers, *self.leaving, *self.publishers, *self.operators]:
             member.send(signal.SIGKILL)
             member.process.join(5.0)
 

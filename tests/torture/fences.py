@@ -3,15 +3,14 @@
 A lease is valid from its grant until its worker lets go of it or is declared dead.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tests.torture.audit import Row
-from tests.torture.history import History
+from tests.torture.history import Claims, History, Lane
 from tests.torture.laws import Violation
-
-Lane = tuple[str, int]
 
 
 class Holder(NamedTuple):
@@ -28,7 +27,7 @@ class _Register:
     """The leases as the audit has told them so far."""
 
     holders: dict[Lane, Holder] = field(default_factory=dict)
-    claims: dict[tuple[int, str, int], tuple[int, int]] = field(default_factory=dict)
+    claims: Claims = field(default_factory=Claims)
     robbed: dict[int, str] = field(default_factory=dict)
     """Workers that a lease was taken from, though nobody had declared them dead."""
     dead: set[int] = field(default_factory=set)
@@ -45,12 +44,7 @@ def leases(history: History) -> Iterator[Violation]:
             case "grant" | "end" | "buried":
                 yield from _lease(register, row)
             case "claim":
-                assert row.subscription is not None
-                assert row.lane is not None
-                assert row.worker is not None
-                assert row.token is not None
-                place = (row.xid, row.subscription, row.lane)
-                register.claims[place] = (row.worker, row.token)
+                register.claims.note(row)
             case "settled" | "retried":
                 yield from _fenced(register, row)
     for worker in register.dead if history.calm else ():
@@ -103,7 +97,7 @@ def _fenced(register: _Register, row: Row) -> Iterator[Violation]:
     assert row.subscription is not None
     assert row.lane is not None
     what = f"{row.subscription}: {row.uid} (message {row.msg_id}, lane {row.lane})"
-    claim = register.claims.get((row.xid, row.subscription, row.lane))
+    claim = register.claims.of(row)
     if claim is None:
         yield Violation("F", f"{what} was {row.kind} by nobody who said that it held the lane")
         return
@@ -117,15 +111,15 @@ def _fenced(register: _Register, row: Row) -> Iterator[Violation]:
 
 def fenced(history: History) -> int:
     """How often a worker was refused to settle events whose lease had been taken from it."""
-    taken = {
-        (row.subscription, row.lane, row.worker, row.token)
-        for row in history.audit
-        if row.kind == "buried"
-    }
-    return sum(
-        row.kind == "refused" and (row.subscription, row.lane, row.worker, row.token) in taken
-        for row in history.audit
-    )
+    taken: set[tuple[str | None, int | None, int | None, int | None]] = set()
+    refused: Counter[tuple[str | None, int | None, int | None, int | None]] = Counter()
+    for row in history.audit:
+        lease = (row.subscription, row.lane, row.worker, row.token)
+        if row.kind == "buried":
+            taken.add(lease)
+        elif row.kind == "refused":
+            refused[lease] += 1
+    return sum(times for lease, times in refused.items() if lease in taken)
 
 
 def _worker(worker: int) -> str:

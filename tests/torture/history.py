@@ -1,27 +1,41 @@
-"""What happened in a run, put in order: the log of its processes and the tables of its database."""
+"""What happened in a run: the log of its processes and the tables of its database, gone through.
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+An hour of it has no place in memory: whatever there is one of for each event is an iterable that
+reads its file anew. What follows from it for one event is in ``account``.
+"""
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+
+import msgspec
 
 from tests.torture.audit import Effect, Lease, Row, Stored
 from tests.torture.records import (
     Begin,
     Broken,
     Declared,
+    Dropping,
     End,
     Fate,
     Intent,
     Message,
     Outcome,
+    Over,
     Record,
 )
 
 NEVER = 1 << 63
 FOLLOW = "follow"
 """The subscription of what handlers publish through their context."""
+RECENT = 20_000
+"""Transactions that are remembered: with so many others between two rows of one, its claims are
+forgotten, and the checker objects to what it settled, rather than to overlook something."""
+
+Pair = tuple[str, str]
+"""A subscription and a uid."""
+Lane = tuple[str, int]
 
 
 def follow_up(uid: str, subscription: str) -> str:
@@ -29,7 +43,7 @@ def follow_up(uid: str, subscription: str) -> str:
     return f"{uid}>{subscription}"
 
 
-class Published(NamedTuple):
+class Published(msgspec.Struct, tag="published", array_like=True, frozen=True):
     """One event that somebody meant to publish."""
 
     message: Message
@@ -41,12 +55,13 @@ class Published(NamedTuple):
     fate: Fate
 
 
-class Settled(NamedTuple):
+class Settled(msgspec.Struct, tag="settled", array_like=True, frozen=True):
     """A message that was deleted from its queue, and on whose word."""
 
     at: int
     """The place in the audit of the first of its lane that was settled in the same transaction:
     what is settled at once has no order."""
+    xid: int
     subscription: str
     lane: int
     uid: str
@@ -54,13 +69,81 @@ class Settled(NamedTuple):
     """Who asked to settle its lane in that transaction, if anybody did."""
 
 
+class Letter(msgspec.Struct, tag="letter", array_like=True, frozen=True):
+    """A message became a dead letter, or its dead letter was put back, or dropped."""
+
+    kind: str
+    """``letter``, ``redriven``, ``dropped``."""
+    at: int
+    """Of the monotonic clock, a little before or after."""
+    xid: int
+    subscription: str
+    lane: int
+    uid: str
+
+
+Item = Published | Begin | End | Settled | Letter | Effect
+"""What there is one of for an event, or several."""
+
+
+class Claims:
+    """Who asked to settle which lane, by transaction; the latest transactions are remembered."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[int, dict[Lane, tuple[int, int]]] = OrderedDict()
+
+    def note(self, row: Row) -> None:
+        """Take down a row of the kind ``claim``."""
+        assert row.subscription is not None
+        assert row.lane is not None
+        assert row.worker is not None
+        assert row.token is not None
+        claims = self._known.setdefault(row.xid, {})
+        claims[row.subscription, row.lane] = row.worker, row.token
+        if len(self._known) > RECENT:
+            self._known.popitem(last=False)
+
+    def of(self, row: Row) -> tuple[int, int] | None:
+        """The worker and token that claimed the row's lane in its transaction."""
+        assert row.subscription is not None
+        assert row.lane is not None
+        return self._known.get(row.xid, {}).get((row.subscription, row.lane))
+
+
+@dataclass
+class Frame:
+    """What there is little of, and what all events are judged by."""
+
+    declared: list[Declared] = field(default_factory=list)
+    broken: list[Broken] = field(default_factory=list)
+    dropping: set[Pair] = field(default_factory=set)
+    """Whose dead letters somebody meant to drop."""
+    over: dict[int, int] = field(default_factory=dict)
+    """When each transaction that redrove something had been committed."""
+    processes: dict[int, int] = field(default_factory=dict)
+    """The process of each worker."""
+    buried: Counter[Lane] = field(default_factory=Counter)
+    """How often a lane was taken from a worker that was declared dead."""
+
+    troubled: set[Lane] = field(default_factory=set)
+    """Where something became a dead letter."""
+
+    @cached_property
+    def transactional(self) -> set[str]:
+        return {one.subscription for one in self.declared if one.transactional}
+
+    @cached_property
+    def parking(self) -> set[str]:
+        return {one.subscription for one in self.declared if one.parks}
+
+
 @dataclass
 class History:
-    """Everything a verdict rests on. The first three come from the log, the rest from tables."""
+    """Everything a verdict rests on. ``records`` come from the log, the rest from tables."""
 
-    records: Sequence[Record]
-    audit: Sequence[Row] = ()
-    effects: Sequence[Effect] = ()
+    records: Iterable[Record]
+    audit: Iterable[Row] = ()
+    effects: Iterable[Effect] = ()
     letters: Sequence[Stored] = ()
     left: Sequence[Stored] = ()
     """What was still in the queues at the end, after everything had time to be handled."""
@@ -73,99 +156,76 @@ class History:
     """The epoch minus the monotonic clock, in seconds."""
 
     @cached_property
-    def published(self) -> dict[str, Published]:
-        """Every event that was meant to be published, by uid."""
-        outcomes = {one.batch: one for one in self.records if isinstance(one, Outcome)}
-        found = {}
+    def frame(self) -> Frame:
+        frame = Frame()
         for one in self.records:
-            if isinstance(one, Intent):
-                outcome = outcomes.get(one.batch)
-                fate: Fate = outcome.fate if outcome else "unknown"
-                ended = outcome.at if outcome and fate == "committed" else NEVER
-                for place, message in enumerate(one.messages):
-                    found[message.uid] = Published(message, one.batch, place, one.at, ended, fate)
-        return found
+            match one:
+                case Declared():
+                    frame.declared.append(one)
+                case Broken():
+                    frame.broken.append(one)
+                case Dropping():
+                    frame.dropping.update((one.subscription, uid) for uid in one.uids)
+                case Over():
+                    frame.over.update((xid, one.at) for xid in one.xids)
+        for row in self.audit:
+            _note(frame, row)
+        return frame
 
-    @cached_property
-    def declared(self) -> list[Declared]:
-        return [one for one in self.records if isinstance(one, Declared)]
-
-    @cached_property
-    def broken(self) -> list[Broken]:
-        return [one for one in self.records if isinstance(one, Broken)]
-
-    @cached_property
-    def transactional(self) -> set[str]:
-        return {one.subscription for one in self.declared if one.transactional}
-
-    @cached_property
-    def first_begins(self) -> dict[tuple[str, str], Begin]:
-        """The first delivery of each (subscription, uid)."""
-        first: dict[tuple[str, str], Begin] = {}
-        for one in self.records:
-            if isinstance(one, Begin):
-                known = first.get((one.subscription, one.uid))
-                if known is None or one.at < known.at:
-                    first[one.subscription, one.uid] = one
-        return first
-
-    @cached_property
-    def returned(self) -> set[tuple[str, str, int]]:
-        """Which (subscription, uid) returned from its handler in which process."""
-        return {
-            (one.subscription, one.uid, one.pid) for one in self.records if isinstance(one, End)
-        }
-
-    @cached_property
-    def processes(self) -> dict[int, int]:
-        """The process of each worker."""
-        born = (row for row in self.audit if row.kind == "born")
-        return {row.worker: row.pid for row in born if row.worker and row.pid}
-
-    @cached_property
-    def settled(self) -> dict[tuple[str, str], list[Settled]]:
-        """How often each (subscription, uid) was deleted from its queue, in order."""
-        found: dict[tuple[str, str], list[Settled]] = defaultdict(list)
-        claims: dict[tuple[int, str, int], int] = {}
-        first: dict[tuple[int, str, int], int] = {}
-        for at, row in enumerate(self.audit):
-            if row.subscription is None or row.lane is None:
-                continue
-            place = (row.xid, row.subscription, row.lane)
-            if row.kind == "claim" and row.worker is not None:
-                claims[place] = row.worker
-            elif row.kind == "settled" and row.uid is not None:
-                moment = first.setdefault(place, at)
-                one = Settled(moment, row.subscription, row.lane, row.uid, claims.get(place))
-                found[row.subscription, row.uid].append(one)
-        return found
-
-    @cached_property
-    def buried(self) -> dict[tuple[str, str], int]:
-        """How many dead letters each (subscription, uid) became."""
-        return _count(self.letters)
-
-    @cached_property
-    def waiting(self) -> dict[tuple[str, str], int]:
-        """How often each (subscription, uid) was still in its queue at the end."""
-        return _count(self.left)
-
-    @cached_property
-    def effective(self) -> dict[tuple[str, str], list[Effect]]:
-        """What each (subscription, uid) committed through its handler's connection."""
-        found: dict[tuple[str, str], list[Effect]] = defaultdict(list)
-        for effect in self.effects:
-            found[effect.subscription, effect.uid].append(effect)
-        return found
-
-    def done(self, subscription: str, uid: str) -> bool:
-        """Whether it was acknowledged, rather than given up."""
-        pair = (subscription, uid)
-        return pair in self.settled and pair not in self.buried
+    def items(self) -> Iterator[Item]:
+        """Everything about single events, in no order but that of its own kind."""
+        yield from _told(self.records)
+        yield from _settled(self.audit, self.clock)
+        yield from self.effects
 
 
-def _count(stored: Sequence[Stored]) -> dict[tuple[str, str], int]:
-    counts: dict[tuple[str, str], int] = defaultdict(int)
-    for one in stored:
-        counts[one.subscription, one.uid] += 1
-    return counts
+def _note(frame: Frame, row: Row) -> None:
+    if row.kind == "born" and row.worker is not None and row.pid is not None:
+        frame.processes[row.worker] = row.pid
+    elif row.subscription is not None and row.lane is not None:
+        if row.kind == "buried":
+            frame.buried[row.subscription, row.lane] += 1
+        elif row.kind == "letter":
+            frame.troubled.add((row.subscription, row.lane))
+
+
+def _told(records: Iterable[Record]) -> Iterator[Item]:
+    unanswered: dict[str, Intent] = {}
+    for one in records:
+        match one:
+            case Intent():
+                unanswered[one.batch] = one
+            case Outcome():
+                yield from _events(unanswered.pop(one.batch), one)
+            case Begin() | End():
+                yield one
+    for intent in unanswered.values():
+        yield from _events(intent, None)
+
+
+def _events(intent: Intent, outcome: Outcome | None) -> Iterator[Published]:
+    fate: Fate = outcome.fate if outcome else "unknown"
+    ended = outcome.at if outcome and fate == "committed" else NEVER
+    for place, message in enumerate(intent.messages):
+        yield Published(message, intent.batch, place, intent.at, ended, fate)
+
+
+def _settled(audit: Iterable[Row], clock: float) -> Iterator[Item]:
+    claims = Claims()
+    latest: dict[Lane, tuple[int, int]] = {}
+    for at, row in enumerate(audit):
+        if row.kind == "claim":
+            claims.note(row)
+        if row.uid is None or row.subscription is None or row.lane is None:
+            continue
+        if row.kind == "settled":
+            lane = row.subscription, row.lane
+            # A lane is settled by one transaction after the other.
+            if latest.get(lane, (-1, 0))[0] != row.xid:
+                latest[lane] = row.xid, at
+            claim = claims.of(row)
+            moment, worker = latest[lane][1], claim and claim[0]
+            yield Settled(moment, row.xid, row.subscription, row.lane, row.uid, worker)
+        elif row.kind in ("letter", "redriven", "dropped"):
+            moment = int((row.at - clock) * 1e9)
+            yield Letter(row.kind, moment, row.xid, row.subscription, row.lane, row.uid)

@@ -103,7 +103,7 @@ class Publisher:
         size = self.random.randint(1, self.most)
         return batch, [self._message(f"{batch}.{place}") for place in range(size)]
 
-    def _message(self, uid: str) -> Message:
+    def _message(self, name: str) -> Message:
         how = self.random.choices([*HARMLESS], [*HARMLESS.values()])[0]
         if self._harms and self._harms[0][0] <= now():
             _, how = self._harms.pop(0)
@@ -112,7 +112,7 @@ class Publisher:
         if self.random.random() > KEYLESS:
             # A few keys get most of the events.
             key = f"k{int(self.errand.keys * self.random.random() ** 2)}"
-        return Message(uid, key, topic, how)
+        return Message(name if key is None else f"{name}@{key}", key, topic, how)
 
     def _intend(self, batch: str, messages: list[Message]) -> None:
         self.log.write(Intent(batch, now(), messages))

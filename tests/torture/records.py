@@ -5,16 +5,21 @@ Times are nanoseconds of the monotonic clock, which all processes of one machine
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
 
 import msgspec
 
+T = TypeVar("T")
 Fate = Literal["committed", "rolled back", "unknown"]
 
 
 class Message(NamedTuple):
-    """One event as its publisher meant it; ``uid`` is in its body and is its identity."""
+    """One event as its publisher meant it; ``uid`` is in its body and is its identity.
+
+    It ends in ``@`` and the key, where there is one: see :func:`family`.
+    """
 
     uid: str
     key: str | None
@@ -58,6 +63,30 @@ class End(msgspec.Struct, tag="end", array_like=True, frozen=True):
     at: int
 
 
+class Together(msgspec.Struct, tag="together", array_like=True, frozen=True):
+    """A handler was called for several events at once."""
+
+    subscription: str
+    pid: int
+    at: int
+    events: int
+
+
+class Dropping(msgspec.Struct, tag="dropping", array_like=True, frozen=True):
+    """Somebody is about to drop the dead letters of these."""
+
+    subscription: str
+    uids: list[str]
+    at: int
+
+
+class Over(msgspec.Struct, tag="over", array_like=True, frozen=True):
+    """These transactions, which redrove dead letters, have been seen to be committed."""
+
+    xids: list[int]
+    at: int
+
+
 class Told(msgspec.Struct, tag="told", array_like=True, frozen=True):
     """What ``bus.on_error`` was told."""
 
@@ -84,6 +113,8 @@ class Declared(msgspec.Struct, tag="declared", array_like=True, frozen=True):
     transactional: bool
     began: int
     at: int
+    parks: bool = False
+    """Whether a dead letter keeps back the later events of its key."""
 
 
 class Broken(msgspec.Struct, tag="broken", array_like=True, frozen=True):
@@ -94,7 +125,9 @@ class Broken(msgspec.Struct, tag="broken", array_like=True, frozen=True):
     code: int
 
 
-Record = Intent | Outcome | Begin | End | Told | Fault | Declared | Broken
+Record = (
+    Intent | Outcome | Begin | End | Together | Dropping | Over | Told | Fault | Declared | Broken
+)
 
 
 class Log:
@@ -118,10 +151,30 @@ class Log:
         self.close()
 
 
-def read(path: Path) -> list[Record]:
-    decoder = msgspec.json.Decoder(Record)
-    with path.open("rb") as lines:
-        return [decoder.decode(line) for line in lines]
+class Lines(Generic[T]):
+    """What is written line by line in a file, read anew each time that it is gone through."""
+
+    def __init__(self, path: Path, kind: Any) -> None:
+        self.path = path
+        self._decode = msgspec.json.Decoder(kind).decode
+
+    def __iter__(self) -> Iterator[T]:
+        with self.path.open("rb") as lines:
+            for line in lines:
+                yield self._decode(line)
+
+
+def read(path: Path) -> Lines[Record]:
+    return Lines(path, Record)
+
+
+def family(uid: str) -> str:
+    """What an event has in common with those that it must be judged with: its key.
+
+    Without one, it is alone with what its handlers published about it.
+    """
+    own, _, key = uid.partition(">")[0].partition("@")
+    return key or own
 
 
 def now() -> int:

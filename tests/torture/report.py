@@ -52,6 +52,8 @@ def show(report: Report, console: Console) -> None:
         ("of these duplicates", verdict.duplicates),
         ("transactional effects", verdict.effects),
         ("dead letters", verdict.dead_letters),
+        ("redriven, dropped, parked", f"{verdict.redriven}, {verdict.dropped}, {verdict.parked}"),
+        ("batches, the largest", f"{verdict.batches}, {verdict.largest_batch}"),
         ("workers declared dead", verdict.deaths),
         ("fenced settlements", verdict.fenced),
         ("told to on_error", told),
@@ -71,7 +73,7 @@ def show(report: Report, console: Console) -> None:
 def _show_violations(report: Report, console: Console) -> None:
     violations = report.verdict.violations
     if not violations:
-        console.print("No violation of L, O, X, E or F: the bus held.")
+        console.print("No violation of L, O, X, E, F or A: the bus held.")
         return
     for one in violations[:MOST_ACCOUNTS]:
         console.print(f"{one.law}: {one.account}", markup=False, highlight=False)

@@ -24,5 +24,5 @@ def run(plan: Plan, *, bin_dir: Path | None = None, keep: Path | None = None) ->
         finally:
             if keep is not None:
                 shutil.copytree(stage.folder, keep, dirs_exist_ok=True)
-    verdict = judge(history)
+        verdict = judge(history, stage.portions)
     return Report(plan, time.monotonic() - began, verdict)

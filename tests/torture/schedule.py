@@ -8,7 +8,7 @@ KINDS: dict[str, int] = {
     "kill": 5,  # SIGKILL of a worker
     "stop": 8,  # SIGSTOP beyond its lease, then SIGCONT
     "term": 4,  # SIGTERM, and another in its place
-    "publisher": 3,  # SIGKILL of a publisher
+    "publisher": 3,  # SIGKILL of a publisher, or of who looks after dead letters
     "terminate": 24,  # pg_terminate_backend of one to three
     "cut": 12,  # the proxy breaks every connection through it
     "delay": 10,  # … is slow

@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import msgspec
 import psycopg
 
 from pgbus import Bus
@@ -19,11 +18,33 @@ from tests.servers import PostgresInstance
 from tests.servers.providers import embedded_bin_dir
 from tests.torture import audit, mutants
 from tests.torture.audit import Connection, Lease
-from tests.torture.behaviour import DEED, FOLLOWED, LATE, LEDGER, PLAIN, WORK, Staff
+from tests.torture.behaviour import (
+    BATCH,
+    BULK,
+    DEED,
+    FOLLOWED,
+    LATE,
+    LEDGER,
+    PARK,
+    PLAIN,
+    WORK,
+    Staff,
+)
 from tests.torture.history import FOLLOW, History
 from tests.torture.records import Declared, Log, now, read
 
-TOPICS = {PLAIN: [WORK, DEED], LEDGER: [DEED], FOLLOW: [FOLLOWED], LATE: [DEED]}
+TOPICS = {
+    PLAIN: [WORK, DEED],
+    LEDGER: [DEED],
+    FOLLOW: [FOLLOWED],
+    BATCH: [WORK],
+    BULK: [DEED],
+    PARK: [DEED],
+    LATE: [DEED],
+}
+PORTION = 20_000_000
+"""Bytes of the log."""
+TRANSACTIONAL = (LEDGER, FOLLOW, BULK)
 
 
 class Stage:
@@ -35,6 +56,8 @@ class Stage:
         self.log_file = self.folder / "log"
         self.log = Log(self.log_file)
         self.dam = self.folder / "dam"
+        self.mended = self.folder / "mended"
+        self.mended.mkdir()
         self.server = PostgresInstance(bin_dir or embedded_bin_dir())
         self._mutant = mutant
         self._open = ExitStack()
@@ -78,7 +101,7 @@ class Stage:
             bus.declare()
             mutants.break_sql(connection, self._mutant)
             audit.install(connection)
-            for name in (PLAIN, LEDGER, FOLLOW):
+            for name in TOPICS.keys() - {LATE}:
                 self._note(connection, name, began)
 
     def declare_late(self) -> None:
@@ -90,14 +113,14 @@ class Stage:
 
     def _bus(self, *, late: bool) -> Bus:
         bus = Bus(self.dsn, service="torture")
-        Staff(self.log, self.lease).hire(bus, late=late)
+        Staff(self.log, self.lease, self.mended).hire(bus, late=late)
         return bus
 
     def _note(self, connection: Connection, name: str, began: int) -> None:
         bound = now()
         audit.watch(connection, name)
-        transactional = name in (LEDGER, FOLLOW)
-        self.log.write(Declared(name, TOPICS[name], transactional, began, bound))
+        transactional, parks = name in TRANSACTIONAL, name == PARK
+        self.log.write(Declared(name, TOPICS[name], transactional, began, bound, parks))
 
     def waiting(self, connection: Connection) -> tuple[int, int]:
         """How many events wait in the queue of most, and how many ever got a number in it."""
@@ -120,17 +143,21 @@ class Stage:
         return held
 
     def history(self, *, leases: list[Lease], drained: bool) -> History:
-        """Read everything that a verdict rests on."""
+        """Write down everything that a verdict rests on; it lasts as long as the stage."""
         with self.connection() as connection:
-            rows = audit.rows(connection)
-            self.folder.joinpath("audit").write_bytes(msgspec.json.Encoder().encode_lines(rows))
+            rows, effects = audit.write_down(connection, self.folder)
             return History(
                 read(self.log_file),
                 audit=rows,
-                effects=audit.effects(connection),
+                effects=effects,
                 letters=audit.stored(connection, dead=True),
                 left=audit.stored(connection, dead=False),
                 leases=leases,
                 drained=drained,
                 clock=time.time() - time.monotonic(),
             )
+
+    @property
+    def portions(self) -> int:
+        """In how many the events are best judged: each takes a few hundred megabytes at most."""
+        return 1 + self.log_file.stat().st_size // PORTION

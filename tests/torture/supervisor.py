@@ -119,7 +119,10 @@ class Supervisor:
             self._at(self._plan.duration * LATE_AT, self._join_late)
             self._follow_agenda()
             self._crew.dismiss_publishers(LEAVE)
+            # Keys are parked until the operator has put back or dropped what parks them.
             drained = self._drain()
+            self._crew.dismiss_operators(LEAVE)
+            drained = drained and self._drain()
             with self._stage.connection() as connection:
                 leases = self._stage.leases_at_rest(connection) if drained else []
             self._crew.dismiss_workers(LEAVE)
@@ -228,9 +231,9 @@ class Supervisor:
             self._crew.dismiss(self._crew.workers.index(victim))
 
     def _kill_publisher(self, planned: Planned) -> None:
-        publishers = self._crew.publishers
+        victims = [*self._crew.publishers, *self._crew.operators]
         at = now()
-        publishers[int(planned.pick * len(publishers))].send(signal.SIGKILL)
+        victims[int(planned.pick * len(victims))].send(signal.SIGKILL)
         self._note("publisher", at, [])
 
     def _terminate(self, planned: Planned) -> None:

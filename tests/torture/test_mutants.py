@@ -346,7 +346,7 @@ def test_a_process_that_dies_as_an_event_becomes_a_dead_letter(
     mutant: str | None, stage: Stage, bus_dsn: str
 ) -> None:
     scene = stage(mutant)
-    scene.publish("k")
+    scene.publish("k", how="reject")
     process = multiprocessing.get_context("spawn").Process(
         target=_reject, args=(bus_dsn, mutant), daemon=True
     )

@@ -13,6 +13,9 @@ EVENTS = 20_000
 FAULTS = 250
 POSTMASTERS = 3
 FENCED = 20
+REDRIVEN = 50
+BATCHES = 500
+"""Calls for several events at once."""
 RECOVERY = 15.0
 """Seconds; far more than any fault takes on an idle machine, and far less than a stuck bus."""
 SEEN = {"poison": "exit"}
@@ -30,6 +33,10 @@ def test_the_bus_holds_under_faults(server: Server) -> None:
     assert verdict.injected >= FAULTS
     assert verdict.faults[POSTMASTER] >= POSTMASTERS
     assert verdict.fenced > FENCED
+    assert verdict.redriven > REDRIVEN
+    assert verdict.dropped > 0
+    assert verdict.parked > 0
+    assert verdict.batches > BATCHES
     assert verdict.recovery
     assert max(verdict.recovery.values()) < RECOVERY
     happened = {SEEN.get(kind, kind) for kind in KINDS}

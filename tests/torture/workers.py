@@ -26,6 +26,7 @@ class Post(NamedTuple):
     log: Path
     output: Path
     lease: float
+    mended: Path
     late: bool
     mutant: str | None
 
@@ -35,7 +36,7 @@ def work(post: Post) -> None:
     settle_in(post.output)
     mutants.break_python(post.mutant)
     with Log(post.log) as log, Bus(post.dsn, service="torture", lease=post.lease) as bus:
-        Staff(log, post.lease).hire(bus, late=post.late)
+        Staff(log, post.lease, post.mended).hire(bus, late=post.late)
         while True:
             try:
                 bus.run(timeout=GRACE)
