@@ -33,6 +33,8 @@ class Handler(Bodies):
     """It takes a list of events."""
     positional: tuple[str, ...] = ()
     """Those of the parameters that cannot be given by name, as in ``list.append``."""
+    is_plain: bool = False
+    """It wants the event alone, as its first argument."""
 
     def call(self, event: Any, context: Any = None, connection: Any = None) -> Any:
         """Call the function with those of the arguments it asks for.
@@ -40,6 +42,8 @@ class Handler(Bodies):
         Returns:
             What the function returns: a coroutine, where ``is_async``.
         """
+        if self.is_plain:
+            return self.function(event)
         arguments = {self.event_parameter: event}
         if self.context_parameter is not None:
             arguments[self.context_parameter] = context
@@ -129,6 +133,7 @@ def inspect_handler(
         is_async=is_async,
         is_batch=element is not None,
         positional=_positional(found, used, name),
+        is_plain=_is_plain(found, used, event),
         _versions=bodies._versions,
     )
 
@@ -282,3 +287,7 @@ def _positional(found: list[inspect.Parameter], used: set[str], name: str) -> tu
             "parameters that are left out"
         )
     return given
+
+
+def _is_plain(found: list[inspect.Parameter], used: set[str], event: str) -> bool:
+    return used == {event} and found[0].name == event and found[0].kind is not found[0].KEYWORD_ONLY

@@ -1,27 +1,27 @@
 """Settling: acknowledgements, retries, dead letters and releases, fenced, in one statement."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from pgbus.store.arrays import booleans, numbers
 from pgbus.store.query import Operation, Query, ask_one, truth
 from pgbus.store.statements import statement
 
 
-@dataclass(slots=True)
-class LaneSettlement:
+class LaneSettlement(msgspec.Struct):
     """What became of some of the events of one leased lane."""
 
     lane: int
     token: int
     release: bool
     """Whether the lane is let go; else more of its events are in hand."""
-    done: list[int] = field(default_factory=list)
+    done: list[int] = []
     """The message ids that were handled."""
     again: tuple[int, float, str] | None = None
     """The one to be tried again: its id, the delay in seconds, and ``failure``, ``release`` or
     ``none`` for what is counted."""
-    dead: list[tuple[int, str]] = field(default_factory=list)
+    dead: list[tuple[int, str]] = []
     """Those given up: id, and what is to be known of its end, as a JSON object."""
     troubled: bool = False
     """Whether one of them had failed before."""

@@ -20,11 +20,16 @@ from pgbus.threads.station import Station
 from pgbus.threads.subscription import Hold, Subscription
 
 Result = tuple[Verdict, BaseException | None]
+DONE: Result = Done(), None
 Finish = Callable[[], tuple[list[LaneSettlement], list[Encoded]]]
 
 
 class Attempts:
-    """How one worker's thread tries its subscription's handler."""
+    """How one worker's thread tries its subscription's handler.
+
+    Attributes:
+        transactional: whether the handler takes a connection, and settles in its transaction.
+    """
 
     def __init__(self, subscription: Subscription, station: Station, outcomes: Outcomes) -> None:
         self._subscription = subscription
@@ -32,13 +37,9 @@ class Attempts:
         self._most = subscription.definition.retry.max_attempts
         self._station = station
         self._outcomes = outcomes
+        self.transactional = self._handler.connection_parameter is not None
         self._link: Link | None = None
         self._link_name = ""
-
-    @property
-    def transactional(self) -> bool:
-        """Whether the handler takes a connection, and settles in its transaction."""
-        return self._handler.connection_parameter is not None
 
     def close(self) -> None:
         """Close the connection of transactional handlers."""
@@ -131,7 +132,7 @@ class Attempts:
                     hold.abandoned = True
                 return GiveBack("the handler's connection broke"), error
             return self._outcomes.judge(delivery.message, error), error
-        return Done(), None
+        return DONE
 
     def _transact(
         self,

@@ -32,27 +32,23 @@ class Call:
         abandoned: called once, by whoever abandons it, with the reason.
     """
 
+    __slots__ = ("_abandoned", "_end", "deadline", "future", "started_at")
+
     def __init__(self, timeout: float | None, abandoned: Callable[[Reason], None]) -> None:
         self.started_at = time.monotonic()
         self.deadline = None if timeout is None else self.started_at + timeout
         self.future: Future[Any] | None = None
         self._abandoned = abandoned
-        self._state: Literal["running", "over", "abandoned"] = "running"
-        self._lock = threading.Lock()
+        self._end = threading.Lock()  # taken once, by whoever ends the call
 
     def finish(self) -> bool:
         """End the call; false where it had been abandoned."""
-        with self._lock:
-            if self._state == "running":
-                self._state = "over"
-            return self._state == "over"
+        return self._end.acquire(blocking=False)
 
     def abandon(self, reason: Reason) -> bool:
         """Give the call up, unless it has ended; true where it was given up now."""
-        with self._lock:
-            if self._state != "running":
-                return False
-            self._state = "abandoned"
+        if not self._end.acquire(blocking=False):
+            return False
         self._abandoned(reason)
         if self.future is not None:
             self.future.cancel()

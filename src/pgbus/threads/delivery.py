@@ -1,7 +1,8 @@
 """What is in a worker's hands: one event, and what has become of its chunk so far."""
 
 import time
-from dataclasses import dataclass, field
+
+import msgspec
 
 from pgbus.core.encoding import Encoded
 from pgbus.model.delivery import Message
@@ -11,8 +12,7 @@ from pgbus.threads.context import Context
 from pgbus.threads.subscription import Hold
 
 
-@dataclass(slots=True)
-class Delivery:
+class Delivery(msgspec.Struct):
     """One event that a handler is tried with."""
 
     hold: Hold
@@ -21,15 +21,14 @@ class Delivery:
     context: Context
 
 
-@dataclass(slots=True)
-class Portion:
+class Portion(msgspec.Struct):
     """What is done of a chunk and not yet handed to the settler."""
 
     hold: Hold
     settlement: LaneSettlement
     since: float
     events: int = 0
-    outgoing: list[Encoded] = field(default_factory=list)
+    outgoing: list[Encoded] = []
     last: Delivery | None = None
     """The event that answers for the portion, should it be fenced, or publish to nowhere."""
 

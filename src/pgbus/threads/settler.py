@@ -10,9 +10,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 
+import msgspec
 import psycopg
 
 from pgbus.core.encoding import Encoded
@@ -30,15 +30,14 @@ MOST = 5_000
 """Settlements in one statement."""
 
 
-@dataclass(slots=True)
-class Settlement:
+class Settlement(msgspec.Struct):
     """Some events of one chunk, ready to be settled."""
 
     subscription: Subscription
     hold: Hold
     lane: LaneSettlement
     events: int
-    outgoing: list[Encoded] = field(default_factory=list)
+    outgoing: list[Encoded] = []
     """What the handlers published: stored in the transaction of the acknowledgement."""
     on_fenced: Callable[[BaseException], None] | None = None
     on_unroutable: Callable[[Unroutable], "LaneSettlement"] | None = None

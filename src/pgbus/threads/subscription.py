@@ -3,7 +3,8 @@
 import threading
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from pgbus.core.demand import Demand, Flow, Wish
 from pgbus.model.delivery import FIRST_LANE, Chunk
@@ -15,8 +16,7 @@ SHORT = 0.001
 MOST_CHUNKS = 64
 
 
-@dataclass(slots=True, eq=False)
-class Hold:
+class Hold(msgspec.Struct, eq=False):
     """A chunk in hand, and the session that leased it."""
 
     chunk: Chunk
@@ -25,7 +25,7 @@ class Hold:
     """Set by the watchdog: the call took too long, and the lease was given up."""
     fenced: bool = False
     """Set by the settler: the database refused, because another holds the lane."""
-    unsettled: int = field(init=False)
+    unsettled: int = 0
     """Events not yet settled. The settler counts down."""
 
     def __post_init__(self) -> None:

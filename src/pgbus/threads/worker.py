@@ -12,9 +12,9 @@ from pgbus.core.decoding import read_headers
 from pgbus.core.encoding import Encoded
 from pgbus.core.verdict import Done
 from pgbus.errors import Unroutable
-from pgbus.model.delivery import Message
+from pgbus.model.delivery import Chunk, Message
 from pgbus.store.settle import LaneSettlement
-from pgbus.threads.attempt import Attempts, Finish, Result
+from pgbus.threads.attempt import DONE, Attempts, Finish, Result
 from pgbus.threads.call import Call, Reason
 from pgbus.threads.context import Context, published
 from pgbus.threads.delivery import Delivery, Portion, portion_of
@@ -171,13 +171,7 @@ class Worker:
     def _try_one(
         self, portion: Portion, delivery: Delivery, event: Any, *, last: bool
     ) -> Result | None:
-        def finish() -> tuple[list[LaneSettlement], list[Encoded]]:
-            message, chunk = delivery.message, portion.hold.chunk
-            lane = LaneSettlement(chunk.lane, chunk.token, release=last)
-            lane.done.append(message.msg_id)
-            lane.troubled = message.troubled
-            return [lane], published(delivery.context)
-
+        finish = partial(_acknowledged, portion.hold.chunk, delivery, last)
         return self._try([(portion, delivery)], event, delivery.context, finish, events=1)
 
     def _try(
@@ -201,7 +195,7 @@ class Worker:
         if call.deadline is not None:
             self._station.watchdog.watch(call)
         first = trying[0][1]
-        result: Result = Done(), None
+        result = DONE
         try:
             if self._attempts.transactional:
                 holds = [portion.hold for portion, _ in trying]
@@ -267,3 +261,13 @@ class Worker:
                     self._thread.name,
                 )
             self._retired(self)
+
+
+def _acknowledged(
+    chunk: Chunk, delivery: Delivery, last: bool
+) -> tuple[list[LaneSettlement], list[Encoded]]:
+    """Return what a handler's transaction settles and publishes."""
+    message = delivery.message
+    lane = LaneSettlement(chunk.lane, chunk.token, last, done=[message.msg_id])
+    lane.troubled = message.troubled
+    return [lane], published(delivery.context)
