@@ -80,6 +80,10 @@ class Settler:
         """Begin to settle."""
         self._thread.start()
 
+    def is_here(self) -> bool:
+        """Whether the calling thread is this one."""
+        return threading.current_thread() is self._thread
+
     def put(self, settlement: Settlement) -> None:
         """Hand in a settlement; called from any thread."""
         self._inbox.put(settlement)
