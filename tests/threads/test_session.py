@@ -1,10 +1,16 @@
 """A worker's session: what it believes of its leases, and what it is in doubt about."""
 
+import threading
 import time
+from typing import Any
 
 import pytest
 
+from pgbus import Bus
+from pgbus.store import query
+from pgbus.threads.keeper import Keeper
 from pgbus.threads.session import Session
+from tests.waiting import eventually
 
 LEASE = 10.0
 
@@ -44,3 +50,36 @@ def test_its_leases_last_from_when_a_heartbeat_was_sent(monkeypatch: pytest.Monk
     session.renew(sent_at=began + elapsed)
     session.lose()
     assert (session.lost, session.dead) == (True, True)
+
+
+def test_nothing_is_taken_under_a_lease_that_ran_out(
+    bus_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a SIGSTOP: it could not be relied on, and would be blamed for our death."""
+    asked: list[bytes] = []
+    handled = threading.Event()
+    execute = query._execute
+
+    def counted(connection: Any, one: Any) -> Any:
+        asked.append(one.text)
+        return execute(connection, one)
+
+    with Bus(bus_dsn, lease=0.5) as bus, monkeypatch.context() as silenced:
+        silenced.setattr(Keeper, "_beat", lambda self: None)
+        silenced.setattr(Keeper, "_tend", lambda self: None)
+
+        @bus.subscribe("a", name="billing")
+        def handle(event: Any) -> None:
+            handled.set()
+
+        bus.start()
+        assert bus._engine is not None
+        keeper = bus._engine._keeper
+        eventually(lambda: keeper.session.lost)
+        bus.publish("a", 1)
+        threading.Event().wait(0.2)  # a take that was under way has come back
+        silenced.setattr(query, "_execute", counted)
+        assert not handled.wait(0.5)
+        assert not [text for text in asked if b"take_" in text or b"poll" in text]
+        silenced.undo()
+        assert handled.wait(10)
