@@ -74,7 +74,7 @@ def test_a_single_event_is_not_kept_waiting_for_others(bus: Bus) -> None:
     with bus.running():
         bus.publish(Created(order="a"))
         assert handled.wait(5)
-        assert bus.wait_idle(5)
+        assert bus.wait_idle(20)
 
 
 @pytest.mark.parametrize("transactional", [False, True])

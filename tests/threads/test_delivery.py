@@ -181,7 +181,7 @@ def test_dead_letters_keep_everything_and_redrive_comes_before_successors(bus: B
         assert handled == [9]
         [status] = bus.status()
         assert (status.parked, status.ready, status.dead_letters) == (2, 0, 1)
-        assert bus.wait_idle(5)
+        assert bus.wait_idle(20)
 
         [letter] = bus.dead_letters("billing")
         assert letter.id == receipt.id
