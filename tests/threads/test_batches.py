@@ -219,7 +219,7 @@ def test_retry_after_and_timeouts_hold_for_the_whole_batch(bus: Bus) -> None:
     calls: list[int] = []
     opened = threading.Event()
 
-    @bus.subscribe("orders.*", name="billing", retry=QUICK, timeout=0.2, concurrency=1)
+    @bus.subscribe("orders.*", name="billing", retry=QUICK, timeout=1, concurrency=1)
     def handle(events: list[Created]) -> None:
         calls.append(len(events))
         if len(calls) == 1:
