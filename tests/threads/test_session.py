@@ -83,3 +83,29 @@ def test_nothing_is_taken_under_a_lease_that_ran_out(
         assert not [text for text in asked if b"take_" in text or b"poll" in text]
         silenced.undo()
         assert handled.wait(10)
+
+
+def test_a_lease_is_counted_from_before_its_heartbeat_was_sent(
+    bus_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[float] = []
+    renewed: list[tuple[float, float]] = []
+    execute, renew = query._execute, Session.renew
+
+    def noted(connection: Any, one: Any) -> Any:
+        if b"heartbeat" in one.text:
+            sent.append(time.monotonic())
+        return execute(connection, one)
+
+    def noted_renewal(session: Session, sent_at: float) -> None:
+        renew(session, sent_at)
+        if sent:
+            renewed.append((sent_at, sent[-1]))
+
+    monkeypatch.setattr(query, "_execute", noted)
+    monkeypatch.setattr(Session, "renew", noted_renewal)
+    with Bus(bus_dsn, lease=0.5) as bus:
+        bus.subscribe("a", name="billing")(lambda event: None)
+        with bus.running():
+            eventually(lambda: len(renewed) >= 3)
+    assert all(counted_from <= sent_at for counted_from, sent_at in renewed)
