@@ -119,6 +119,7 @@ def test_it_plays_elsewhere_where_the_embedded_database_is_of_another_release(bu
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "which is meant for development and tests" in done.stdout
     assert "migration 0002 (routing)" in done.stdout
     assert "playing in a database of its own" in done.stdout
     assert "verdict: good" in done.stdout

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
@@ -92,6 +93,53 @@ def test_tail_disappears_after_a_kill(bus: Bus, bus_dsn: str) -> None:
     with psycopg.connect(bus_dsn, autocommit=True) as connection:
         eventually(lambda: run(connection, workers.reap()) or queues(bus_dsn) == [])
     assert bus.publish("orders.new", {}).queues == 0
+
+
+def test_tail_goes_on_behind_a_terminal_that_was_closed(bus: Bus, bus_dsn: str) -> None:
+    with at_hand(
+        subprocess.Popen(
+            ["nohup", *COMMAND, "tail", "#", "--count", "1"],
+            env=environment(bus_dsn),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    ) as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr.readline().startswith("pgbus: watching ")
+        process.send_signal(signal.SIGHUP)
+        bus.publish("orders.new", {})
+        assert "orders.new" in process.stdout.readline()
+
+
+def test_status_goes_on_after_a_failure(bus_dsn: str) -> None:
+    with (
+        psycopg.connect(bus_dsn, autocommit=True) as connection,
+        at_hand(
+            subprocess.Popen(
+                [*COMMAND, "status", "--watch", "--interval", "0.1", "--json"],
+                env=environment(bus_dsn),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        ) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        # As an outage, but told at once.
+        connection.execute("alter schema pgbus rename to away")
+        assert process.stderr.readline().endswith("; looking again\n")
+        connection.execute("alter schema away rename to pgbus")
+        back_at = datetime.now(UTC)
+        while datetime.fromisoformat(json.loads(process.stdout.readline())["at"]) < back_at:
+            pass
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
 
 
 def test_status_repeats_itself(bus_dsn: str) -> None:

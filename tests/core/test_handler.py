@@ -5,7 +5,7 @@ import sys
 import types
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Generic, Optional, TypeVar
 
 import msgspec
 import psycopg
@@ -17,6 +17,8 @@ from pgbus.core.decoding import read_headers
 from pgbus.core.handler import Handler, inspect_handler, subscription_name
 from pgbus.errors import ConfigurationError, InvalidName, PayloadError
 from pgbus.model.event import Event
+
+T = TypeVar("T")
 
 
 class Context:
@@ -61,6 +63,10 @@ class Line(msgspec.Struct):
 @dataclass
 class Plain:
     sku: str
+
+
+class Page(Event, Generic[T], topic="pages.made"):
+    items: list[T]
 
 
 class Foreign:
@@ -218,6 +224,7 @@ def _two_others(event: Created | Line | Plain) -> None: ...
 def _foreign(event: Foreign) -> None: ...
 def _holder(event: Holder) -> None: ...
 def _complex(event: complex) -> None: ...
+def _parametrised(event: Created | Page[int]) -> None: ...
 def _generator(event: Any) -> Iterator[int]:
     yield 1
 
@@ -251,6 +258,7 @@ def _hidden(skipped: int = 0, event: Any = None, context: Context = Context(), /
         (_foreign, "cannot decode Foreign$"),
         (_holder, "cannot decode Foreign, which is part of Holder"),
         (_complex, "cannot decode complex"),
+        (_parametrised, r"Page\[int\] is not what is published"),
         (_generator, "generator"),
         (_async_generator, "generator"),
         (_hidden, "by position"),

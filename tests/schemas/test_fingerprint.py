@@ -113,6 +113,7 @@ SAME: list[tuple[str, Any, Any]] = [
     ("a union in a union", struct(a=int | (str | None)), struct(a=(int | None) | str)),
     ("order of values", struct(a=Literal["x", "y"]), struct(a=Literal["y", "x"])),
     ("an enumeration", struct(a=Colour), struct(a=Literal["blue", "red"])),
+    ("null among values", struct(a=Literal["x", None]), struct(a=Literal["x"] | None)),
     ("names of classes", struct(a=struct(x=int)), struct(a=msgspec.defstruct("T", [("x", int)]))),
     ("what people read", struct(a=Annotated[int, TITLE]), struct(a=int)),
     ("examples", struct(a=Annotated[int, msgspec.Meta(examples=[1])]), struct(a=int)),

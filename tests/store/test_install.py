@@ -64,7 +64,7 @@ def test_twenty_processes_install_at_once(dsn: str) -> None:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    ends = [process.communicate(timeout=60) for process in processes]
+    ends = [process.communicate(timeout=120) for process in processes]
     assert [error for _, error in ends if error] == []
     assert [process.returncode for process in processes] == [0] * 20
     expected = [(one.number, one.name, one.checksum, one.breaking) for one in migrations()]
@@ -215,7 +215,7 @@ def test_neither_installing_nor_running_depends_on_a_databases_defaults(
             handled.append(event)
 
         with bus.running():
-            bus.publish("orders", 3, key="k", delay=0.2)
+            bus.publish("orders", 3, key="k", delay=1)
             for n in (1, 2):
                 bus.publish("orders.created", n, key="k")
             eventually(lambda: handled == [1, 2, 3])

@@ -30,7 +30,7 @@ class Row(NamedTuple):
     ``over``
         The transaction, a redrive, was seen to be committed.
     ``born``, ``beat``, ``died``
-        A worker registered, was heard of, was declared dead.
+        A worker registered, was heard of, was declared dead (or changed after that).
     """
 
     at: float

@@ -62,6 +62,8 @@ def _life(register: _Register, row: Row) -> Iterator[Violation]:
     if row.kind == "born":
         register.born.add(row.worker)
     elif row.kind == "died":
+        if row.worker in register.dead:
+            yield Violation("X", f"{_worker(row.worker)} was heard of after it was declared dead")
         register.dead.add(row.worker)
     elif row.worker in register.robbed:
         yield Violation(

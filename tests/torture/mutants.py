@@ -14,10 +14,14 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from pgbus import Reject
+from pgbus.core.verdict import Bury
+from pgbus.errors import PgbusError
 from pgbus.store.leases import Take, Taken
 from pgbus.store.query import Operation
 from pgbus.store.settle import LaneSettlement, end_handling, settle
-from pgbus.threads import attempt
+from pgbus.threads import attempt, link, pool
+from pgbus.threads.batch import BatchWorker, _Part
 from pgbus.threads.engine import Engine
 from pgbus.threads.fetcher import Fetcher
 from pgbus.threads.session import Session
@@ -186,6 +190,41 @@ def _bury_in_two() -> None:
     setattr(Settler, "_store", store)  # noqa: B010
 
 
+def _settle_regardless() -> None:
+    setattr(BatchWorker, "_drafts", lambda self, parts: parts)  # noqa: B010
+
+
+def _go_on_behind() -> None:
+    original = BatchWorker._enter
+
+    def enter(self: BatchWorker, *arguments: Any) -> bool:
+        original(self, *arguments)
+        return True
+
+    setattr(BatchWorker, "_enter", enter)  # noqa: B010
+    setattr(BatchWorker, "_stops", lambda self, error: False)  # noqa: B010
+
+
+def _reject_all() -> None:
+    original = BatchWorker._try_together
+
+    def try_together(self: BatchWorker, parts: Sequence[_Part]) -> bool:
+        if not original(self, parts):
+            for part in parts:
+                self._enter(part.portion, part.deliveries[0], Bury(), Reject("one of them is bad"))
+                self._flush(part.portion, release=True)
+        return True
+
+    setattr(BatchWorker, "_try_together", try_together)  # noqa: B010
+
+
+def _say_no() -> None:
+    def as_store_error(error: psycopg.Error, *, outcome_unknown: bool = False) -> PgbusError:
+        return link.as_store_error(error)
+
+    setattr(pool, "as_store_error", as_store_error)  # noqa: B010
+
+
 DIE_BETWEEN = "TORTURE_DIE_BETWEEN"
 """Set in the environment, the process dies where ``bury in two`` is at its weakest."""
 
@@ -286,6 +325,56 @@ MUTANTS: dict[str, Mutant] = {
         "a handler's transaction commits, whoever holds the lane",
         patch=_commit_regardless,
         found_by_chance=False,  # the reaper ends the sessions of the dead, and mostly saves it
+    ),
+    "batch-without-its-transaction": Mutant(
+        "what a batch's transaction was to settle is settled though it did not commit",
+        patch=_settle_regardless,
+    ),
+    "batch-goes-on": Mutant(
+        "what follows a retried event of its key in a batch is acknowledged", patch=_go_on_behind
+    ),
+    "batch-rejected-whole": Mutant(
+        "where a batch's handler raises, every key's first event is given up", patch=_reject_all
+    ),
+    "unparked": Mutant(
+        "a take hands out what a dead letter parks",
+        functions=(
+            (
+                "generate",
+                (
+                    (r"':parked', case when s\.park", "':parked', case when false"),
+                    (r"':still_parked', case when s\.park", "':still_parked', case when false"),
+                ),
+            ),
+        ),
+        statement="select pgbus.generate(id) from pgbus.subscription",
+    ),
+    "redriven-to-the-end": Mutant(
+        "what is redriven gets a new number",
+        functions=(
+            (
+                "redrive",
+                (
+                    (
+                        r"select \(g\.dead ->> ''msg_id''\)::bigint,",
+                        "select nextval(''pgmq.q_' || p_name || '_msg_id_seq''),",
+                    ),
+                ),
+            ),
+        ),
+    ),
+    "heartbeat-of-the-dead": Mutant(
+        "a worker that was declared dead goes on with its heartbeats",
+        statement="""
+            create or replace function pgbus.heartbeat(p_worker bigint) returns boolean
+            language sql begin atomic
+                update pgbus.worker set expires_at = clock_timestamp() + lease
+                where id = p_worker returning true;
+            end
+            """,
+    ),
+    "unknown-is-no": Mutant(
+        "a publish whose reply was lost is said not to be stored", patch=_say_no
     ),
     "forgotten-ids": Mutant(
         "an id that was published is published again",

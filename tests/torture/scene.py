@@ -9,15 +9,28 @@ from uuid import UUID
 
 import psycopg
 
-from pgbus import Bus, Outgoing
+from pgbus import Bus, Outgoing, StoreError
 from pgbus.model.delivery import Chunk
+from pgbus.store import letters
+from pgbus.store.query import run
 from pgbus.store.settle import LaneSettlement
 from tests.store.queue import Queue
 from tests.store.worker import Worker, done
 from tests.torture import audit, checker, mutants
 from tests.torture.history import History
 from tests.torture.laws import Violation
-from tests.torture.records import Begin, Declared, End, Intent, Message, Outcome, Record, now
+from tests.torture.records import (
+    Begin,
+    Declared,
+    End,
+    Fate,
+    Intent,
+    Message,
+    Outcome,
+    Over,
+    Record,
+    now,
+)
 
 TOPIC = "work"
 BILLING = "billing"
@@ -36,6 +49,7 @@ class Scene:
         mutant: breaks the database, if it is one of the database's; the client's own are the
             test's to apply.
         transactional: whether what handles the events leaves effects.
+        parks: whether a dead letter keeps back the later events of its key.
     """
 
     def __init__(
@@ -46,6 +60,7 @@ class Scene:
         mutant: str | None,
         *,
         transactional: bool = False,
+        parks: bool = False,
     ) -> None:
         self.connection = connection
         self.dsn = dsn
@@ -54,23 +69,25 @@ class Scene:
         self._uids = itertools.count(1)
         self._publisher = Bus(dsn, service="scene")
         self._mutant = mutant
-        self.queue = self.declare(BILLING, transactional=transactional, first=True)
+        self.queue = self.declare(BILLING, transactional=transactional, parks=parks, first=True)
 
     def close(self) -> None:
         self._publisher.close()
 
-    def declare(self, name: str, *, transactional: bool = False, first: bool = False) -> Queue:
+    def declare(
+        self, name: str, *, transactional: bool = False, parks: bool = False, first: bool = False
+    ) -> Queue:
         """Bind a subscription to the topic, and write down that it was."""
         began = now()
         with Bus(self.dsn, service="scene") as bus:
-            bus.subscribe(TOPIC, name=name)(_nothing)
+            bus.subscribe(TOPIC, name=name, on_exhausted="park" if parks else "skip")(_nothing)
             bus.declare()
         if first:
             mutants.break_sql(self.connection, self._mutant)
             audit.install(self.connection)
         audit.watch(self.connection, name)
-        self.records.append(Declared(name, [TOPIC], transactional, began, now()))
-        return Queue(self.connection, name)
+        self.records.append(Declared(name, [TOPIC], transactional, began, now(), parks))
+        return Queue(self.connection, name, park=parks)
 
     def worker(self, queue: Queue | None = None) -> Worker:
         """A worker on a connection of its own."""
@@ -91,6 +108,31 @@ class Scene:
             for _ in range(times):
                 self._publisher.publish_many([event])
             self.records.append(Outcome(uid, now(), "committed"))
+
+    def publish_through(self, dsn: str, key: str) -> None:
+        """Publish one event on another way, and write down what its publisher was told."""
+        uid = f"e{next(self._uids)}"
+        self.records.append(Intent(uid, now(), [Message(uid, key, TOPIC, "ok")]))
+        fate: Fate = "committed"
+        with Bus(dsn, service="scene") as publisher:
+            try:
+                publisher.publish(TOPIC, {"uid": uid, "how": "ok"}, key=key)
+            except StoreError as error:
+                fate = "unknown" if error.outcome_unknown else "rolled back"
+        self.records.append(Outcome(uid, now(), fate))
+
+    def give_up(self, worker: Worker, chunk: Chunk) -> None:
+        """Deliver the first event of a chunk, and make a dead letter of it."""
+        self.begin(self.queue.name, self.uids(chunk)[0], HAND)
+        dead = [(chunk.messages[0].msg_id, '{"tried": 1}')]
+        worker.settle(
+            LaneSettlement(chunk.lane, chunk.token, release=True, dead=dead, troubled=True)
+        )
+
+    def redrive(self) -> None:
+        """Put all dead letters back, and see that they are."""
+        run(self.connection, letters.redrive(self.queue.name, None, None))
+        self.records.append(Over(audit.confirm(self.connection), now()))
 
     def handle(self, chunk: Chunk, queue: Queue | None = None, *, pid: int = HAND) -> None:
         """Hand the events of a chunk to a handler, which returns."""

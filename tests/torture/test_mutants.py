@@ -14,7 +14,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from pgbus import Bus, Context, Reject, Retry
+from pgbus import BatchContext, Bus, Context, Reject, Retry
 from pgbus.model.delivery import Chunk
 from pgbus.store import workers
 from pgbus.store.query import run as run_operation
@@ -63,9 +63,9 @@ def stage(
 ) -> Iterator[Stage]:
     made: list[Scene] = []
 
-    def open_scene(mutant: str | None, *, transactional: bool = False) -> Scene:
+    def open_scene(mutant: str | None, **kind: bool) -> Scene:
         another = lambda: connect(bus_dsn)  # noqa: E731
-        made.append(Scene(connection, another, bus_dsn, mutant, transactional=transactional))
+        made.append(Scene(connection, another, bus_dsn, mutant, **kind))
         return made[-1]
 
     yield open_scene
@@ -325,6 +325,130 @@ def test_a_stop_amid_a_handler_that_outlasts_the_lease(
     desk.bus.close()
     found = scene.violations(calm=True)
     assert laws(found) == ({"B"} if mutant else set())
+
+
+@pytest.mark.usefixtures("broken")
+@with_and_without("batch-without-its-transaction")
+def test_a_batch_whose_transaction_cannot_commit(
+    mutant: str | None, stage: Stage, bus_dsn: str, connect: Callable[[str], Connection]
+) -> None:
+    scene, watcher = stage(mutant, transactional=True), connect(bus_dsn)
+    scene.publish("k", "l")
+    bus, ended = Bus(bus_dsn, service="scene"), threading.Event()
+
+    @bus.subscribe(TOPIC, name=BILLING, concurrency=1, batch=10)
+    def handle(events: list[Any], connection: psycopg.Connection[Any]) -> None:
+        at = now()
+        for event in events:
+            scene.begin(BILLING, event["uid"], os.getpid())
+            scene.leave_effect(connection, event["uid"], at, os.getpid())
+            scene.records.append(End(BILLING, event["uid"], os.getpid(), now()))
+        if not ended.is_set():
+            ended.set()
+            backend = connection.info.backend_pid
+            watcher.execute("select pg_terminate_backend(%s, 10000)", (backend,))
+
+    with bus, bus.running():
+        eventually(lambda: not scene.queue.ids())
+    assert laws(scene.violations()) == ({"E"} if mutant else set())
+
+
+@pytest.mark.usefixtures("broken")
+@with_and_without("batch-goes-on")
+def test_a_batch_whose_first_event_is_to_come_again(
+    mutant: str | None, stage: Stage, bus_dsn: str
+) -> None:
+    scene = stage(mutant)
+    scene.publish("k", how="fail")
+    scene.publish("k")
+    bus, failed = Bus(bus_dsn, service="scene"), threading.Event()
+
+    @bus.subscribe(TOPIC, name=BILLING, concurrency=1, batch=10, retry=Retry(initial=0.01))
+    def handle(events: list[Any], context: BatchContext) -> None:
+        for index, event in enumerate(events):
+            scene.begin(BILLING, event["uid"], os.getpid())
+            if event["how"] == "fail" and not failed.is_set():
+                failed.set()
+                context.retry(index)
+            else:
+                scene.records.append(End(BILLING, event["uid"], os.getpid(), now()))
+
+    with bus, bus.running():
+        eventually(lambda: not scene.queue.ids())
+    assert laws(scene.violations()) == ({"O"} if mutant else set())
+
+
+@pytest.mark.usefixtures("broken")
+@with_and_without("batch-rejected-whole")
+def test_a_batch_with_a_bad_event(mutant: str | None, stage: Stage, bus_dsn: str) -> None:
+    scene = stage(mutant)
+    scene.publish("k", how="reject")
+    scene.publish("l")
+    bus = Bus(bus_dsn, service="scene")
+
+    @bus.subscribe(TOPIC, name=BILLING, concurrency=1, batch=10)
+    def handle(events: list[Any]) -> None:
+        for event in events:
+            scene.begin(BILLING, event["uid"], os.getpid())
+        if any(event["how"] == "reject" for event in events):
+            raise Reject("as the event asked")
+        for event in events:
+            scene.records.append(End(BILLING, event["uid"], os.getpid(), now()))
+
+    with bus, bus.running():
+        eventually(lambda: not scene.queue.ids())
+    assert laws(scene.violations()) == ({"A"} if mutant else set())
+
+
+@with_and_without("unparked")
+def test_a_key_with_a_dead_letter(mutant: str | None, stage: Stage) -> None:
+    scene = stage(mutant, parks=True)
+    scene.publish("k", how="reject")
+    scene.publish("k")
+    worker = scene.worker()
+    [chunk] = worker.take(worker.wish(quantity=1)).chunks
+    scene.give_up(worker, chunk)
+    scene.drain()
+    scene.redrive()
+    scene.drain()
+    assert laws(scene.violations()) == ({"O"} if mutant else set())
+
+
+@with_and_without("redriven-to-the-end")
+def test_a_redrive_amid_its_key(mutant: str | None, stage: Stage) -> None:
+    scene = stage(mutant)
+    scene.publish("k", how="reject")
+    scene.publish("k")
+    worker = scene.worker()
+    [chunk] = worker.take(worker.wish(quantity=1)).chunks
+    scene.give_up(worker, chunk)
+    scene.redrive()
+    scene.drain()
+    assert laws(scene.violations()) == ({"O"} if mutant else set())
+
+
+@with_and_without("heartbeat-of-the-dead")
+def test_a_heartbeat_after_death(mutant: str | None, stage: Stage) -> None:
+    scene = stage(mutant)
+    scene.publish("k")
+    worker = scene.worker()
+    worker.take()
+    worker.die()
+    assert worker.heartbeat() is (mutant is not None)
+    scene.drain()
+    assert laws(scene.violations()) == ({"X"} if mutant else set())
+
+
+@pytest.mark.usefixtures("broken")
+@with_and_without("unknown-is-no")
+def test_a_publish_whose_reply_is_lost(mutant: str | None, stage: Stage, bus_dsn: str) -> None:
+    scene = stage(mutant)
+    with FaultProxy(bus_dsn) as way:
+        way.lose_reply(b'"uid"')
+        scene.publish_through(way.dsn, "k")
+        assert way.lost_replies == 1
+    scene.drain()
+    assert laws(scene.violations()) == ({"L"} if mutant else set())
 
 
 def _reject(dsn: str, mutant: str | None) -> None:

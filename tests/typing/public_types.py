@@ -7,10 +7,11 @@ import functools
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, assert_type
+from typing import Any, Generic, Literal, TypeVar, assert_never, assert_type
 from uuid import UUID, uuid4
 
 import psycopg
+from msgspec import UNSET, Struct, UnsetType, field, structs
 from psycopg.rows import DictRow
 
 from pgbus import (
@@ -35,6 +36,8 @@ from pgbus import (
     upcast,
 )
 
+T = TypeVar("T")
+
 
 class OrderCreated(Event, topic="orders.created", key="order_id"):
     order_id: str
@@ -50,6 +53,50 @@ def events(event: OrderCreated) -> None:
     assert_type(OrderCreated(order_id="17", total=Decimal(1)), OrderCreated)
     assert_type(OrderCancelled(order_id="17").reason, str)
     assert_type(event.total, Decimal)
+
+
+class Base(Event):
+    at: datetime | None = None
+
+
+class Line(Struct, frozen=True):
+    sku: str
+
+
+class Listed(Base, topic="a.listed", version=2, rename="camel", tag=True, omit_defaults=True):
+    """Fields behind others with defaults, options of msgspec, methods."""
+
+    order_id: str
+    lines: tuple[Line, ...] = ()
+    state: Literal["open", "paid"] = "open"
+    note: str | UnsetType = UNSET
+    named: int = field(name="other", default=1)
+
+    @property
+    def size(self) -> int:
+        return len(self.lines)
+
+
+class Page(Event, Generic[T]):
+    items: list[T]
+
+
+class Names(Page[str], topic="a.names"):
+    pass
+
+
+def event_types(event: Listed | OrderCreated) -> str:
+    listed = Listed(order_id="1", lines=(Line("tea"),), named=3)
+    assert_type(listed.size, int)
+    assert_type(listed.note, str | UnsetType)
+    assert_type(structs.replace(listed, order_id="2"), Listed)
+    assert_type(Names(items=["a"]).items, list[str])
+    match event:
+        case Listed(order_id=number):
+            return assert_type(number, str)
+        case OrderCreated(total=total):
+            return str(assert_type(total, Decimal))
+    assert_never(event)
 
 
 def a_bus() -> None:

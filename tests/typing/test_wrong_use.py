@@ -13,8 +13,9 @@ from tests.typing.checkers import CHECKERS, Report
 WRONG = """
 from datetime import timedelta
 from typing import Any
+import msgspec
 import psycopg
-from pgbus import Bus, Context, Event, Outgoing, Retry, RetryAfter, upcast
+from pgbus import Bus, Context, Event, Incident, Outgoing, Retry, RetryAfter, upcast
 from pgbus import from_cloudevent, to_cloudevent
 
 class Created(Event, topic="orders.created", key="order_id"):
@@ -34,6 +35,21 @@ Priced(order_id="17", total=1, currency=1)  # refused
 event = Created(order_id="17", total=1)
 event.total = 2  # refused
 event.colour  # refused
+event.total += 1  # refused
+event["total"]  # refused
+
+class Line(msgspec.Struct, frozen=True):
+    sku: str
+
+class Listed(Event, topic="orders.listed"):
+    lines: list[Line] = []
+    count: int = "none"  # refused
+    named: int = msgspec.field(name="other", default=1)
+
+Listed(lines=["tea"])  # refused
+Listed(lines=[Line(sku=1)])  # refused
+Listed(other=1)  # refused
+Listed().lines[0].sku = "tea"  # refused
 
 bus = Bus("", lease="long")  # refused
 Bus(on_unroutable="complain")  # refused
@@ -86,6 +102,18 @@ async def takes_another_connection(
 @bus.subscribe("orders.*")  # refused
 def takes_two_contexts(event: Created, context: Context, other: Context) -> None: ...
 
+@bus.subscribe("orders.*")  # refused
+def takes_two_connections(
+    event: Created, one: psycopg.Connection[Any], other: psycopg.Connection[Any]
+) -> None: ...
+
+@bus.subscribe("orders.*")  # refused
+def takes_an_incident(event: Created, context: Incident) -> None: ...
+
+class Ledger:
+    def book(self, event: Created) -> None: ...
+
+bus.subscribe("orders.*")(Ledger.book)  # refused
 bus.subscribe("orders.*")("on_order")  # refused
 
 @bus.on_error  # refused
@@ -94,6 +122,10 @@ def tells(event: Created) -> None: ...
 @upcast(Created, from_version=1)  # refused
 def takes_no_body() -> dict[str, Any]:
     return {}
+
+@upcast(Line, from_version=1)  # refused
+def is_of_no_event(old: dict[str, Any]) -> dict[str, Any]:
+    return old
 
 @upcast(Created, from_version=1)  # refused
 def returns_no_body(old: dict[str, Any]) -> Created:

@@ -1,5 +1,6 @@
 """``status``: what subscriptions hold."""
 
+import signal
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,9 +14,20 @@ from rich.text import Text
 
 from pgbus import Bus, SubscriptionStatus
 from pgbus.cli.access import open_bus
+from pgbus.cli.fault import describe
 from pgbus.cli.options import Dsn, Json
-from pgbus.cli.printer import Column, age, output, plain, print_table, say, table, write_json
-from pgbus.errors import ConfigurationError
+from pgbus.cli.printer import (
+    Column,
+    age,
+    output,
+    plain,
+    print_table,
+    remark,
+    say,
+    table,
+    write_json,
+)
+from pgbus.errors import ConfigurationError, StoreError
 
 COLUMNS = (
     Column("subscription", style="bold"),
@@ -51,10 +63,13 @@ def status(
     """
     with open_bus(dsn) as bus:
         first = _look(bus, names or [])
+        if not watch:
+            _print(first, as_json=as_json)
+            return
+        # The cursor is hidden meanwhile, and has to come back.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            if not watch:
-                _print(first, as_json=as_json)
-            elif as_json or not output().is_terminal:
+            if as_json or not output().is_terminal:
                 _repeat(bus, names or [], interval, as_json=as_json)
             else:
                 _watch(bus, names or [], interval, first)
@@ -81,31 +96,43 @@ def _print(found: list[SubscriptionStatus], *, as_json: bool) -> None:
 
 def _repeat(bus: Bus, names: Sequence[str], interval: float, *, as_json: bool) -> None:
     while True:
-        found = _look(bus, names)
-        if as_json:
-            now = datetime.now().astimezone().isoformat(timespec="milliseconds")
-            write_json({"at": now, "subscriptions": list(map(as_object, found))}, line=True)
-        else:
-            say(f"{datetime.now():%H:%M:%S}\n{plain(COLUMNS, map(cells, found))}\n")
-            output().file.flush()
+        try:
+            _print_moment(_look(bus, names), as_json=as_json)
+        except StoreError as error:
+            remark(f"{describe(error)}; looking again")
         time.sleep(interval)
+
+
+def _print_moment(found: list[SubscriptionStatus], *, as_json: bool) -> None:
+    if as_json:
+        now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+        write_json({"at": now, "subscriptions": list(map(as_object, found))}, line=True)
+    else:
+        say(f"{datetime.now():%H:%M:%S}\n{plain(COLUMNS, map(cells, found))}\n")
+        output().file.flush()
 
 
 def _watch(
     bus: Bus, names: Sequence[str], interval: float, found: list[SubscriptionStatus]
 ) -> None:
+    trouble = ""
     with Live(console=output(), auto_refresh=False) as live:
         while True:
-            live.update(_view(found), refresh=True)
+            live.update(_view(found, trouble), refresh=True)
             time.sleep(interval)
-            found = _look(bus, names)
+            try:
+                found, trouble = _look(bus, names), ""
+            except StoreError as error:
+                trouble = describe(error)
 
 
-def _view(found: list[SubscriptionStatus]) -> Group:
+def _view(found: list[SubscriptionStatus], trouble: str) -> Group:
+    """Draw the last answer, and why there is no newer one."""
     shown: Table | Text = table(COLUMNS, map(cells, found))
     if not found:
         shown = Text("no subscriptions yet")
-    return Group(shown, Text(f"\n{datetime.now():%H:%M:%S}   Ctrl-C ends", style="dim"))
+    foot = Text(f"\n{datetime.now():%H:%M:%S}   Ctrl-C ends", style="dim")
+    return Group(shown, Text(f"\n{trouble}", style="red"), foot) if trouble else Group(shown, foot)
 
 
 def cells(one: SubscriptionStatus) -> list[str]:

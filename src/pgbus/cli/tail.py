@@ -171,6 +171,8 @@ def _asked_to_stop() -> Iterator[threading.Event]:
     before: dict[int, Any] = {}
     with suppress(ValueError):  # not in the main thread
         for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if one == signal.SIGHUP and signal.getsignal(one) == signal.SIG_IGN:
+                continue  # nohup
             before[one] = signal.signal(one, lambda *_: asked.set())
     try:
         yield asked

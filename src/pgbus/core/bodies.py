@@ -1,6 +1,7 @@
 """How bodies are decoded: what an annotation says of them, by topic and version."""
 
 import types
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -155,6 +156,11 @@ def _decoders(hint: Any, where: str) -> tuple[dict[TypeKey, Decoder], Decoder | 
                     f"same topic {key[0]!r} and version {key[1]}"
                 )
             decoders[key] = _decoder(member, where)
+        elif _is_parametrised(member):
+            raise ConfigurationError(
+                f"{where}: {member} is not what is published under its topic; derive a type from "
+                "it, with a topic of its own"
+            )
         elif fallback is not None:
             raise ConfigurationError(
                 f"{where}: {name_of(fallback.type)} and {name_of(member)} are both no Event, "
@@ -163,6 +169,11 @@ def _decoders(hint: Any, where: str) -> tuple[dict[TypeKey, Decoder], Decoder | 
         else:
             fallback = _decoder(member, where)
     return decoders, fallback
+
+
+def _is_parametrised(hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    return isinstance(origin, type) and issubclass(origin, Event)
 
 
 def _type_key(kind: type[Event], where: str) -> TypeKey:

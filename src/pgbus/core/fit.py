@@ -20,6 +20,8 @@ Node = Any
 """A JSON Schema as decoded JSON: an object, or true or false."""
 
 _NUMBERS: Final = ("integer", "number", "decimal")
+_FEW: Final = {"boolean": (True, False), "null": (None,)}
+"""The values of the types that have few."""
 _NARROWER: Final = {
     "date-time": ("date-time-local",),
     "time": ("time-local",),
@@ -83,7 +85,8 @@ class Fit:
         if "anyOf" in reader:
             return any(self.fits(one, writer) for one in reader["anyOf"])
         if "enum" in reader:
-            return writer.get("type") == "boolean" and {True, False} <= set(reader["enum"])
+            few = _FEW.get(kind(writer))
+            return few is not None and all(self._takes(reader, value) for value in few)
         return self._same_kind(reader, writer)
 
     def _takes_anything(self, reader: Node) -> bool:

@@ -233,7 +233,7 @@ class _Writer:
         if isinstance(info, types.TimeType):
             return _time(info, "time")
         if isinstance(info, types.LiteralType):
-            return {"enum": sorted(info.values, key=lambda one: (str(type(one)), one or 0))}
+            return _literals(info.values)
         if isinstance(info, types.UnionType):
             return self._union(info)
         return self._container(info)
@@ -272,13 +272,13 @@ class _Writer:
             return {"enum": values, ENUMERATION: _REF + self._names[bare.cls]}
         if isinstance(bare, types.UnionType):
             return {"anyOf": [self._keys(one) for one in bare.types]}
+        if isinstance(bare, types.LiteralType):
+            return {"enum": sorted(str(one) for one in bare.values if one is not None)}
         node = self.node(info)
         if node.get("type") in ("integer", "number"):
             made: Schema = {"pattern": INTEGER_KEY if node["type"] == "integer" else NUMBER_KEY}
             bounds = {word: node[word] for _, word in _BOUNDS if word in node}
             return {**made, BOUNDS: bounds} if bounds else made
-        if "enum" in node:
-            return {"enum": [str(one) for one in node["enum"]]}
         if "$ref" in node or node.get("type", "string") != "string":
             return False
         return {name: value for name, value in node.items() if name != "type"}
@@ -353,6 +353,14 @@ def _bare(info: Any) -> Any:
 def _bounds(info: Any) -> Schema:
     found = ((word, getattr(info, name, None)) for name, word in _BOUNDS)
     return {word: value for word, value in found if value is not None}
+
+
+def _literals(values: tuple[Any, ...]) -> Schema:
+    """Return the schema of some values: null apart, so that ``| None`` means the same."""
+    chosen = sorted(set(values) - {None}, key=lambda one: (str(type(one)), one))
+    if None not in values:
+        return {"enum": chosen}
+    return {"anyOf": [{"enum": chosen}, {"type": "null"}]} if chosen else {"type": "null"}
 
 
 def _size(info: Any, what: str) -> Schema:

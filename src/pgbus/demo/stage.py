@@ -110,8 +110,9 @@ def play(dsn: str | None, *, events: int, seed: int, as_json: bool) -> int:
         PgbusError: there is no database, it cannot be used, or another demonstration runs in it.
     """
     # The view tells of every failure; the same as log lines would tear it.
-    logging.getLogger("pgbus").addHandler(logging.NullHandler())
-    logging.getLogger("pgbus").propagate = False
+    for name in ("pgbus", "psycopg.pool"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
+        logging.getLogger(name).propagate = False
     console = Console(highlight=False, quiet=as_json)
     began = time.monotonic()
     with _theatre(dsn, console) as (bus, server):
@@ -136,6 +137,8 @@ def play(dsn: str | None, *, events: int, seed: int, as_json: bool) -> int:
 def _theatre(dsn: str | None, console: Console) -> Iterator[tuple[Bus, str]]:
     """Yield a bus on a database that pgbus is installed in, and what to call the server."""
     server = "a PostgreSQL of yours" if dsn else "the embedded PostgreSQL"
+    if dsn is None:
+        console.print(f"on {server}, which is meant for development and tests")
     with ExitStack() as stack:
         with console.status(f"starting {server}") if console.is_terminal else nullcontext():
             bus = stack.enter_context(_bus(dsn))

@@ -393,14 +393,28 @@ class Bus(Administration):
         """Stop: handlers finish, at most for ``timeout`` seconds; the rest goes back; idempotent.
 
         Nothing of this counts as a failed attempt.
+
+        Raises:
+            ConfigurationError: a handler or an ``on_error`` callback calls it, whose end it would
+                wait for.
         """
+        running = self._engine
+        if running is not None and running.is_here():
+            raise ConfigurationError(
+                "stop() and close() wait for the handlers, so none of them can call it: let "
+                "another thread do so, or send this process SIGTERM where it is in run()"
+            )
         with self._lock:
-            engine, self._engine = self._engine, None
+            engine = self._engine
             if engine is None:
                 return
-            if engine.process != os.getpid():
-                return  # a forked child: the threads are the parent's
-            engine.stop(max(0.0, timeout))
+            try:
+                if engine.process != os.getpid():
+                    return  # a forked child: the threads are the parent's
+                engine.stop(max(0.0, timeout))
+            finally:
+                # Not before: a handler that calls this meanwhile must not wait for the lock.
+                self._engine = None
         logger.info("stopped")
 
     @contextmanager
@@ -462,7 +476,11 @@ class Bus(Administration):
         return True
 
     def close(self) -> None:
-        """Stop, close every connection, and leave the embedded server; idempotent."""
+        """Stop, close every connection, and leave the embedded server; idempotent.
+
+        Raises:
+            ConfigurationError: see :meth:`stop`.
+        """
         self.stop()
         with self._lock:
             if self._closed:

@@ -77,6 +77,10 @@ class Watchdog:
         if self._thread.is_alive():
             self._thread.join()
 
+    def is_here(self) -> bool:
+        """Whether the calling thread is this one."""
+        return threading.current_thread() is self._thread
+
     def watch(self, call: Call) -> None:
         """Watch a call that has a deadline."""
         with self._changed:

@@ -185,8 +185,8 @@ def conflict(difference: Difference) -> str:
         shown += f"; and {len(found) - MOST_CHANGES} more"
     return (
         f"{given.label} is not what {recorded.by} recorded on {recorded.at:%Y-%m-%d}: {shown}. "
-        f"Give the changed type version={given.version + 1}; or, where no event of it was ever "
-        f"stored, run 'pgbus schema forget {given.topic} {given.version}'"
+        f"Give the changed type version={given.version + 1}, or the next that is free; or, where "
+        f"no event of it was ever stored, run 'pgbus schema forget {given.topic} {given.version}'"
     )
 
 

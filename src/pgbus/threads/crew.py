@@ -49,6 +49,11 @@ class Crew:
         if not self.subscription.closed:
             self._hire()
 
+    def is_here(self) -> bool:
+        """Whether the calling thread is one of the workers."""
+        with self._lock:
+            return any(worker.is_here() for worker in self._workers)
+
     def join(self, deadline: float) -> None:
         """Wait for the workers of a closed subscription until ``deadline``, then give them up."""
         with self._lock:

@@ -173,6 +173,18 @@ class Engine:
             self.stop(0.0)
             raise
 
+    def is_here(self) -> bool:
+        """Whether the calling thread is one of these that runs users' code.
+
+        It runs handlers or ``on_error`` callbacks, and could not wait for its own end.
+        """
+        return (
+            any(crew.is_here() for crew in self._crews)
+            or self._station.loop.is_here()
+            or self._settler.is_here()
+            or self._watchdog.is_here()
+        )
+
     def stop(self, timeout: float) -> None:
         """Drain and end, see the module; ``timeout`` is the handlers' grace in seconds."""
         deadline = time.monotonic() + timeout

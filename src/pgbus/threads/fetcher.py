@@ -36,6 +36,8 @@ NAP = 0.005
 PATIENCE = 0.3
 """Seconds that a take under way gets at shutdown. One that is given up gives its lanes back as the
 worker signs off."""
+EXPIRED = 0.02
+"""Seconds between two looks whether a lease that ran out was renewed."""
 FIRST_PATIENCE = 0.01
 STREAK = 3
 """After so many takes in a row that won something, the bus is busy and sleeps no longer."""
@@ -111,6 +113,11 @@ class Fetcher:
         backoff = Backoff()
         try:
             while not self._stop.is_set():
+                if self._session().lost:
+                    # What it took now would go back unbegun, and be blamed for a death, if the
+                    # database is about to record ours. The keeper is the one to come back.
+                    self._stop.wait(EXPIRED)
+                    continue
                 try:
                     self._wake.clear()
                     busy = self._cycle()

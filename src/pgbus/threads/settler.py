@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 MOST = 5_000
 """Settlements in one statement."""
+LATER = ("53", "55", "57")
+"""Classes of errors that pass: no disk, memory or connections; a lock; an operator's doing."""
 
 
 class Settlement(msgspec.Struct):
@@ -78,6 +80,10 @@ class Settler:
     def start(self) -> None:
         """Begin to settle."""
         self._thread.start()
+
+    def is_here(self) -> bool:
+        """Whether the calling thread is this one."""
+        return threading.current_thread() is self._thread
 
     def put(self, settlement: Settlement) -> None:
         """Hand in a settlement; called from any thread."""
@@ -148,7 +154,7 @@ class Settler:
                     for one in group:
                         self._settle([one], sent=sent)
                     return
-                if not retriable:
+                if not retriable and not _must_wait(group[0], error):
                     self._give_up(group[0], error)
                     return
                 self._outage.report("the settler", error)
@@ -196,7 +202,7 @@ class Settler:
             one.subscription.name,
             as_store_error(error),
         )
-        if one.lane.done or one.lane.dead or one.lane.again is not None:
+        if _says_something(one):
             one.lane = LaneSettlement(one.lane.lane, one.lane.token, release=True)
             one.outgoing = []
             self._settle([one])
@@ -220,6 +226,19 @@ class Settler:
                     "acknowledgement; nothing was changed, and the event is delivered again"
                 )
             )
+
+
+def _says_something(one: Settlement) -> bool:
+    """Whether it is more than to let go of a lane."""
+    return bool(one.lane.done or one.lane.dead or one.lane.again is not None)
+
+
+def _must_wait(one: Settlement, error: psycopg.Error) -> bool:
+    """Whether to go on trying: there is nothing left to leave out, and it may work later.
+
+    Given up for good, the key would be stuck for as long as this worker lives.
+    """
+    return not _says_something(one) and (error.sqlstate or "").startswith(LATER)
 
 
 def _groups(batch: "Sequence[Settlement]") -> "list[list[Settlement]]":

@@ -61,6 +61,10 @@ class EventLoop:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
 
+    def is_here(self) -> bool:
+        """Whether the calling thread is this one."""
+        return threading.current_thread() is self._thread
+
     def stop(self, timeout: float) -> None:
         """Cancel what still runs and end the thread, waiting ``timeout`` seconds at most."""
         with self._lock:

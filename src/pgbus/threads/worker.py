@@ -70,6 +70,10 @@ class Worker:
         """Begin to work."""
         self._thread.start()
 
+    def is_here(self) -> bool:
+        """Whether the calling thread is this one."""
+        return threading.current_thread() is self._thread
+
     def join(self, timeout: float) -> bool:
         """Wait for the thread to end; false where it still runs."""
         self._thread.join(max(0.0, timeout))

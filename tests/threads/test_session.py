@@ -1,0 +1,111 @@
+"""A worker's session: what it believes of its leases, and what it is in doubt about."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from pgbus import Bus
+from pgbus.store import query
+from pgbus.threads.keeper import Keeper
+from pgbus.threads.session import Session
+from tests.waiting import eventually
+
+LEASE = 10.0
+
+
+def test_a_take_without_a_reply_is_given_back_for_two_leases(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A backend that stalled may execute it after it was given back for the first time."""
+    began = time.monotonic()
+    elapsed = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: began + elapsed)
+    session = Session(LEASE)
+    first, second = session.next_token(), session.next_token()
+    session.doubt(first)
+    assert session.doubts() == [first]
+    elapsed = LEASE
+    session.doubt(second)
+    assert session.doubts() == [first, second]
+    elapsed = 2 * LEASE + 0.1
+    assert session.doubts() == [second]
+    elapsed = 3 * LEASE + 0.1
+    assert session.doubts() == []
+
+
+def test_its_leases_last_from_when_a_heartbeat_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from when its reply came: the database counts from in between."""
+    began = time.monotonic()
+    elapsed = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: began + elapsed)
+    session = Session(LEASE)
+    elapsed = LEASE + 0.1
+    assert (session.lost, session.dead) == (True, False)
+    session.renew(sent_at=began + 1.0)
+    assert (session.lost, session.dead) == (False, False)
+    elapsed = LEASE + 1.1
+    assert (session.lost, session.dead) == (True, False)
+    session.renew(sent_at=began + elapsed)
+    session.lose()
+    assert (session.lost, session.dead) == (True, True)
+
+
+def test_nothing_is_taken_under_a_lease_that_ran_out(
+    bus_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a SIGSTOP: it could not be relied on, and would be blamed for our death."""
+    asked: list[bytes] = []
+    handled = threading.Event()
+    execute = query._execute
+
+    def counted(connection: Any, one: Any) -> Any:
+        asked.append(one.text)
+        return execute(connection, one)
+
+    with Bus(bus_dsn, lease=0.5) as bus, monkeypatch.context() as silenced:
+        silenced.setattr(Keeper, "_beat", lambda self: None)
+        silenced.setattr(Keeper, "_tend", lambda self: None)
+
+        @bus.subscribe("a", name="billing")
+        def handle(event: Any) -> None:
+            handled.set()
+
+        bus.start()
+        assert bus._engine is not None
+        keeper = bus._engine._keeper
+        eventually(lambda: keeper.session.lost)
+        bus.publish("a", 1)
+        threading.Event().wait(0.2)  # a take that was under way has come back
+        silenced.setattr(query, "_execute", counted)
+        assert not handled.wait(0.5)
+        assert not [text for text in asked if b"take_" in text or b"poll" in text]
+        silenced.undo()
+        assert handled.wait(10)
+
+
+def test_a_lease_is_counted_from_before_its_heartbeat_was_sent(
+    bus_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[float] = []
+    renewed: list[tuple[float, float]] = []
+    execute, renew = query._execute, Session.renew
+
+    def noted(connection: Any, one: Any) -> Any:
+        if b"heartbeat" in one.text:
+            sent.append(time.monotonic())
+        return execute(connection, one)
+
+    def noted_renewal(session: Session, sent_at: float) -> None:
+        renew(session, sent_at)
+        if sent:
+            renewed.append((sent_at, sent[-1]))
+
+    monkeypatch.setattr(query, "_execute", noted)
+    monkeypatch.setattr(Session, "renew", noted_renewal)
+    with Bus(bus_dsn, lease=0.5) as bus:
+        bus.subscribe("a", name="billing")(lambda event: None)
+        with bus.running():
+            eventually(lambda: len(renewed) >= 3)
+    assert all(counted_from <= sent_at for counted_from, sent_at in renewed)
