@@ -171,6 +171,17 @@ CHANGES: list[tuple[str, list[Any], list[Any], list[str], tuple[bool, bool]]] = 
         BACKWARD,
     ),
     (
+        "in two places",
+        [("one", Line), ("many", list[Line])],
+        [("one", LongLine), ("many", list[LongLine])],
+        [
+            "one.count: integer became number (widened)",
+            'one.note: was added: string, which may be left out, default ""',
+            "many[]: changed as one did",
+        ],
+        BACKWARD,
+    ),
+    (
         "in a mapping",
         [("by", dict[str, Line])],
         [("by", dict[str, LongLine])],

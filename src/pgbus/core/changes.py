@@ -53,8 +53,9 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> Verdict:
         The changes, none where both mean the same. Where the one does not read the other, at
         least one change says so.
     """
-    found = list(_Comparison(old, new).compare(old, new, ""))
-    fits = Fit(new, old).fits(new, old), Fit(old, new).fits(old, new)
+    comparison = _Comparison(old, new)
+    found = list(comparison.compare(old, new, ""))
+    fits = comparison.judge(old, new)
     said = Verdict(tuple(found))
     if (said.backward and not fits[0]) or (said.forward and not fits[1]):
         text = "differs in what it allows"
@@ -64,20 +65,27 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> Verdict:
 
 class _Comparison:
     def __init__(self, old: dict[str, Any], new: dict[str, Any]) -> None:
-        self._documents = (old, new)
+        self._backward, self._forward = Fit(new, old), Fit(old, new)
         self._old, self._new = old.get("$defs", {}), new.get("$defs", {})
         self._meanings = Meaning(old), Meaning(new)
-        self._seen: dict[tuple[int, int], tuple[Node, Node]] = {}
-        """By identity, with the nodes, so that no other node gets it."""
+        self._seen: dict[tuple[int, int], tuple[Node, Node, str]] = {}
+        """By identity, with the nodes, so that no other node gets it, and where they were met."""
+        self._again: set[str] = set()
+        """The paths to parts that were told of elsewhere."""
 
     def compare(self, old: Node, new: Node, path: str) -> Iterator[Change]:
         """Yield what differs between two nodes."""
         if self._meanings[0].of(old) == self._meanings[1].of(new):
             return
         old, new = resolve(old, self._old), resolve(new, self._new)
-        if (id(old), id(new)) in self._seen:
-            return  # a circle
-        self._seen[id(old), id(new)] = old, new
+        seen = self._seen.setdefault((id(old), id(new)), (old, new, path))[2]
+        if seen != path:
+            # What is below itself is a circle; a part that occurs twice is told of once.
+            below = not seen or path.startswith((f"{seen}.", f"{seen}["))
+            if not below and path not in self._again:
+                self._again.add(path)
+                yield Change(path, f"changed as {seen} did", *self.judge(old, new))
+            return
         old, new = _bare(old), _bare(new)
         if self._meanings[0].of(old) != self._meanings[1].of(new):
             yield from self._nodes(old, new, path)
@@ -99,13 +107,12 @@ class _Comparison:
         else:
             yield self._replaced(old, new, path)
 
-    def _judge(self, old: Node, new: Node) -> tuple[bool, bool]:
+    def judge(self, old: Node, new: Node) -> tuple[bool, bool]:
         """Return whether the new reads the old, and the old the new."""
-        before, after = self._documents
-        return Fit(after, before).fits(new, old), Fit(before, after).fits(old, new)
+        return self._backward.fits(new, old), self._forward.fits(old, new)
 
     def _replaced(self, old: Node, new: Node, path: str) -> Change:
-        backward, forward = self._judge(old, new)
+        backward, forward = self.judge(old, new)
         how = {(True, False): " (widened)", (False, True): " (narrowed)"}.get(
             (backward, forward), ""
         )
@@ -219,13 +226,13 @@ class _Comparison:
             if name in after:
                 yield from self.compare(member, after[name], path)
                 continue
-            fits = Fit(self._documents[1], self._documents[0]).fits(new, member)
+            fits = self._backward.fits(new, member)
             text = "is never null now" if name == "null" else f"is no longer {name}"
             yield Change(path, text, backward=fits, forward=True)
         for name, member in after.items():
             if name in before:
                 continue
-            fits = Fit(self._documents[0], self._documents[1]).fits(old, member)
+            fits = self._forward.fits(old, member)
             text = "may be null now" if name == "null" else f"may be {name} now"
             yield Change(path, text, backward=True, forward=fits)
 
