@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 
 from pgbus.core.bodies import UnknownType
 from pgbus.core.decoding import read_headers
-from pgbus.core.handler import Handler, inspect_handler, subscription_name
+from pgbus.core.handler import Handler, Kinds, inspect_handler, subscription_name
 from pgbus.errors import ConfigurationError, InvalidName, PayloadError
 from pgbus.model.event import Event
 
@@ -27,6 +27,12 @@ class Context:
 
 class Narrower(Context):
     pass
+
+
+class BatchContext: ...
+
+
+KINDS = Kinds(Context, BatchContext, psycopg.Connection, psycopg.AsyncConnection)
 
 
 class Created(Event, topic="orders.created", key="order_id"):
@@ -85,7 +91,7 @@ PATTERNS = ("orders.*",)
 
 
 def look(function: Callable[..., Any]) -> Handler:
-    return inspect_handler(function, PATTERNS, Context)
+    return inspect_handler(function, PATTERNS, KINDS)
 
 
 def headers(topic: str | None, version: int | None = None) -> Any:
@@ -276,8 +282,8 @@ def test_a_type_that_no_pattern_delivers() -> None:
     def handle(event: Created) -> None: ...
 
     with pytest.raises(ConfigurationError, match=r"Created .*'orders.created'.*'stock\.#', 'x'"):
-        inspect_handler(handle, ("stock.#", "x"), Context)
-    inspect_handler(handle, ("stock.#", "#.created"), Context)
+        inspect_handler(handle, ("stock.#", "x"), KINDS)
+    inspect_handler(handle, ("stock.#", "#.created"), KINDS)
 
 
 class TestDecoding:

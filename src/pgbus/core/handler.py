@@ -10,14 +10,23 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-import psycopg
-
 from pgbus.core.bodies import Bodies, inspect_bodies
 from pgbus.core.hints import members, name_of, plain_type, unwrapped
 from pgbus.core.patterns import matches
 from pgbus.errors import ConfigurationError
 from pgbus.model.event import Event
 from pgbus.model.names import MAX_NAME, check_name
+
+
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """The types of what a handler may ask for beside its events; they are the shell's."""
+
+    context: type
+    batch_context: type
+    connection: type
+    async_connection: type
+    """What no handler gets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,23 +67,21 @@ class Handler(Bodies):
 def inspect_handler(
     function: Callable[..., Any],
     patterns: Sequence[str],
-    context_type: type,
-    batch_context_type: type | None = None,
+    kinds: Kinds,
     *,
     batch: bool = False,
 ) -> Handler:
     """Find out how a handler is to be called.
 
-    A parameter annotated with the context's type or with ``psycopg.Connection`` gets that; of the
-    others, the first required one gets the event. Its annotation, ``Any`` where there is none,
+    A parameter annotated with the type of a context or of connections gets that; of the others, the
+    first required one gets the event. Its annotation, ``Any`` where there is none,
     decides how a body is decoded: event types by topic and version, and at most one other type
     for everything else. An annotation ``list[E]`` of event types asks for batches.
 
     Parameters:
         function: any callable: a function, a bound method, a ``functools.partial``.
         patterns: the subscription's, to find types that could never be delivered.
-        context_type: the class of contexts.
-        batch_context_type: the class of contexts of batches.
+        kinds: the types of what it may ask for beside its events.
         batch: the subscription was given a batch size, so that any list is one of events.
 
     Raises:
@@ -84,12 +91,11 @@ def inspect_handler(
     target = _target(function, name)
     hints = _hints(target, name)
     found = _parameters(function, name)
-    context_types = tuple(kind for kind in (context_type, batch_context_type) if kind is not None)
     roles: dict[str, str] = {}
     rest: list[inspect.Parameter] = []
     for parameter in found:
         hint = plain_type(hints.get(parameter.name, Any))
-        role = _role(hint, context_types, name, parameter.name)
+        role = _role(hint, kinds, name, parameter.name)
         if role is None:
             rest.append(parameter)
         elif role in roles:
@@ -108,7 +114,7 @@ def inspect_handler(
     hint = hints.get(event, Any)
     element = _element(hint, name, batch=batch)
     if "context" in roles:
-        wanted = context_types[0 if element is None else -1]
+        wanted = kinds.context if element is None else kinds.batch_context
         if not issubclass(_class(hints[roles["context"]]), wanted):
             raise ConfigurationError(
                 f"handler {name}: it takes {'one event' if element is None else 'batches'}, so "
@@ -241,25 +247,26 @@ def _element(hint: Any, name: str, *, batch: bool) -> Any:
     return None
 
 
-def _role(hint: Any, context_types: tuple[type, ...], name: str, parameter: str) -> str | None:
+def _role(hint: Any, kinds: Kinds, name: str, parameter: str) -> str | None:
     """Return "context" or "connection" for a parameter that asks for it."""
+    contexts = (kinds.context, kinds.batch_context)
     for member in members(hint):
         kind = typing.get_origin(member) or member
         if not isinstance(kind, type):
             continue
-        if issubclass(kind, psycopg.AsyncConnection):
+        if issubclass(kind, kinds.async_connection):
             raise ConfigurationError(
                 f"handler {name}: {parameter!r} asks for a psycopg.AsyncConnection, which is not "
                 "supported; a plain handler may take a psycopg.Connection"
             )
-        special = issubclass(kind, (*context_types, psycopg.Connection))
+        special = issubclass(kind, (*contexts, kinds.connection))
         if special and member is not hint:
             raise ConfigurationError(
                 f"handler {name}: {parameter!r} may be a {name_of(kind)} or something else; "
                 f"annotate it with {name_of(kind)} alone"
             )
         if special:
-            return "context" if issubclass(kind, context_types) else "connection"
+            return "context" if issubclass(kind, contexts) else "connection"
     return None
 
 

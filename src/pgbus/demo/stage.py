@@ -148,7 +148,7 @@ def _theatre(dsn: str | None, console: Console) -> Iterator[tuple[Bus, str]]:
                 if dsn is not None:
                     raise
                 # Of another release, or of a checkout between two: no reason to see nothing.
-                console.print(f"{reason}: playing in a database of its own")
+                console.print(f"{reason}: playing in a database of its own", soft_wrap=True)
                 bus = stack.enter_context(_bus(stack.enter_context(own_database(bus.dsn))))
                 bus.install()
         yield bus, server

@@ -15,6 +15,7 @@ from uuid import UUID
 import psycopg
 
 from pgbus.core.encoding import MAX_BODY, MAX_HEADERS, MISSING, Encoder, outgoing
+from pgbus.core.handler import Kinds
 from pgbus.errors import ConfigurationError
 from pgbus.model.checks import check_choice, check_instance, check_number
 from pgbus.model.config import CHECKS, Check, OnExhausted, OnUnroutable, Retry
@@ -45,6 +46,7 @@ GRACE = 30.0
 """Seconds that handlers get to finish when the bus stops."""
 LONGEST_IDLE_CHECK = 0.1
 _DEFAULT_RETRY = Retry()
+_KINDS = Kinds(Context, BatchContext, psycopg.Connection, psycopg.AsyncConnection)
 
 
 class Bus(Administration):
@@ -217,7 +219,7 @@ class Bus(Administration):
         def decorate(function: F) -> F:
             definition = define(
                 function,
-                (Context, BatchContext),
+                _KINDS,
                 patterns,
                 name,
                 self._given_service,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from pgbus.core.handler import Handler, inspect_handler, subscription_name
+from pgbus.core.handler import Handler, Kinds, inspect_handler, subscription_name
 from pgbus.core.patterns import check_pattern, expand
 from pgbus.errors import ConfigurationError
 from pgbus.model.checks import check_choice, check_instance, check_number, check_whole
@@ -73,7 +73,7 @@ def check_subscription(patterns: Sequence[str], options: Options, batch: int | N
 
 def define(
     function: Callable[..., Any],
-    contexts: tuple[type, type],
+    kinds: Kinds,
     patterns: tuple[str, ...],
     name: str | None,
     service: str | None,
@@ -84,7 +84,7 @@ def define(
 
     Parameters:
         function: the handler.
-        contexts: what a handler of single events may ask for, and what one of batches may.
+        kinds: the types of what a handler may ask for.
         name: the subscription's, or ``None`` for one made of the handler's.
         service: the bus's, as it was given.
 
@@ -93,7 +93,7 @@ def define(
         InvalidName: the name is none.
     """
     chosen = check_name(subscription_name(function, service) if name is None else name)
-    handler = inspect_handler(function, patterns, *contexts, batch=batch is not None)
+    handler = inspect_handler(function, patterns, kinds, batch=batch is not None)
     return Definition(
         name=chosen,
         patterns=patterns,
