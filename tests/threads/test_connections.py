@@ -165,6 +165,32 @@ def test_a_link_that_stalls_is_cut_and_made_anew(
         shop.verify()
 
 
+def test_a_take_that_takes_long_gets_longer_each_time(
+    make_bus: Callable[..., Bus],
+    bus_dsn: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bus = make_bus(lease=3)
+    monkeypatch.setattr(link, "STALL", 0.25)
+    monkeypatch.setattr(call, "CHECK", 0.02)
+    handled = threading.Event()
+    cuts = "got no reply for"
+
+    @bus.subscribe("orders.*", name="billing")
+    def on_order(event: Created) -> None:
+        handled.set()
+
+    bus.declare()
+    bus.publish(Created(order="a"))
+    with psycopg.connect(bus_dsn) as gate:
+        gate.execute("lock table pgmq.q_billing")
+        with caplog.at_level(logging.WARNING), bus.running():
+            eventually(lambda: f"{cuts} 1 s" in caplog.text)
+            gate.rollback()
+            assert handled.wait(20)
+
+
 WAITING = "select count(*) from pg_locks where relation = 'pgmq.q_slow'::regclass and not granted"
 
 

@@ -39,6 +39,8 @@ worker signs off."""
 EXPIRED = 0.02
 """Seconds between two looks whether a lease that ran out was renewed."""
 FIRST_PATIENCE = 0.01
+MOST_PATIENCE = 8.0
+"""How often as long as other statements a take may wait for its reply, after some that were cut."""
 STREAK = 3
 """After so many takes in a row that won something, the bus is busy and sleeps no longer."""
 STROLL = 8
@@ -199,6 +201,7 @@ class Fetcher:
             suspects=subscription.may_take_suspect,
             awake=subscription.asleep and self._is_busy(subscription),
         )
+        self._link.patience = subscription.patience
         try:
             try:
                 taken = self._link.run(lambda: take(order))
@@ -206,7 +209,14 @@ class Fetcher:
                 taken = self._link.run(lambda: take(replace(order, careful=True)))
         except psycopg.Error:
             session.doubt(order.token)
+            if self._link.cut:
+                # A body that PostgreSQL cannot read back takes it seconds to find out, on a busy
+                # machine more than a stalled link gets: cut off each time, it blocked its queue.
+                subscription.patience = min(MOST_PATIENCE, 2 * subscription.patience)
             raise
+        finally:
+            self._link.patience = 1.0
+        subscription.patience = 1.0
         if order.awake:
             subscription.asleep = False
         if not stroll:

@@ -169,6 +169,10 @@ class Link:
         self._server = server
         self._connection: psycopg.Connection[TupleRow] | None = None
         self.busy_since: float | None = None
+        # Written by the link's thread, read by the watchdog: how often STALL a statement may take.
+        self.patience = 1.0
+        # Written by the watchdog, and cleared before each statement: whether it cut the last one.
+        self.cut = False
 
     @property
     def connected(self) -> bool:
@@ -225,6 +229,7 @@ class Link:
             psycopg.Error: see :meth:`run`; errors of ``work`` pass through.
         """
         connection = self.connection()
+        self.cut = False
         self.busy_since = time.monotonic()
         try:
             return work(connection)
@@ -238,10 +243,12 @@ class Link:
     def sever_if_stalled(self, now: float) -> None:
         """Shut the socket of a statement that has waited too long; called by the watchdog."""
         since, connection = self.busy_since, self._connection
-        if since is not None and connection is not None and now - since > STALL:
+        limit = STALL * self.patience
+        if since is not None and connection is not None and now - since > limit:
             logger.warning(
-                "a statement of %s got no reply for %.0f s: reconnecting", self._name(), STALL
+                "a statement of %s got no reply for %.0f s: reconnecting", self._name(), limit
             )
+            self.cut = True
             sever(connection)
 
     def interrupt(self) -> None:
