@@ -179,6 +179,12 @@ def test_documentation_and_the_key_do_not_count() -> None:
     assert (describe(Plain).key, describe(Told).key) == ("x", None)
 
 
+def test_a_default_that_json_does_not_have_is_none() -> None:
+    kind = struct(most=(float, float("inf")), mean=(float | None, float("nan")), least=(float, 0.0))
+    properties = json_schema(kind)["$defs"]["S"]["properties"]
+    assert ["default" in node for node in properties.values()] == [False, False, True]
+
+
 def test_defaults_are_written_as_they_would_be_sent() -> None:
     kind = struct(
         when=(datetime, datetime(2026, 1, 2, tzinfo=UTC)),

@@ -7,6 +7,7 @@ with ``x-pgbus-``.
 """
 
 import inspect
+import math
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -336,6 +337,8 @@ class _Writer:
         default, factory = field.default, field.default_factory
         if factory in _FACTORIES:
             default = factory()
+        if isinstance(default, float) and not math.isfinite(default):
+            return node  # it would be written as null, which is another value
         if not field.required and default is not msgspec.NODEFAULT:
             # As it would be written; what the encoder cannot write is no part of the contract.
             with suppress(TypeError, ValueError, OverflowError):
