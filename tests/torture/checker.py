@@ -147,8 +147,12 @@ def _recoveries(history: History, faults: list[Fault]) -> Iterator[tuple[str, fl
     """The times that can be told: those of victims that no other fault struck meanwhile."""
     processes = history.frame.processes
     works = _moments((one.pid, one.at) for one in history.records if isinstance(one, End))
+    # What ends a process, too: another may get its number.
     struck = _moments(
-        (pid, one.at) for one in faults if one.kind in (*DISRUPTIVE, "term") for pid in one.pids
+        (pid, one.at)
+        for one in faults
+        if one.kind in (*DISRUPTIVE, "term", "exit")
+        for pid in one.pids
     )
     died = {
         processes[row.worker]: row.at - history.clock

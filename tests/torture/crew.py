@@ -13,7 +13,7 @@ from tests.torture.operators import Duty, operate
 from tests.torture.publishers import WAYS, Errand, publish
 from tests.torture.records import Broken, Fault, Log, now
 from tests.torture.stage import Stage
-from tests.torture.workers import Post, work
+from tests.torture.workers import AWAY, Post, work
 
 _forks = multiprocessing.get_context("forkserver")
 # Imports done once: a worker that was killed is back in some 20 ms.
@@ -21,9 +21,9 @@ _forks.set_forkserver_preload(
     ["tests.torture.publishers", "tests.torture.workers", "tests.torture.operators"]
 )
 
-EXPECTED = {0, 3, 4, -signal.SIGKILL, -signal.SIGTERM}
-"""How a process may end: by a SIGTERM (before it listens to it, too), by a handler that exits, and
-by SIGKILL."""
+EXPECTED = {0, 3, 4, AWAY, -signal.SIGKILL, -signal.SIGTERM}
+"""How a process may end: by a SIGTERM (before it listens to it, too), by a handler that exits, by
+SIGKILL, and because the server was away."""
 SHARES = {"many": 4.0, "long": 1.0, "cut": 1.0}
 """Of the events: plain batches carry most of the load."""
 

@@ -17,6 +17,8 @@ from tests.torture.records import Log
 
 GRACE = 3.0
 """Seconds that handlers get after a SIGTERM."""
+AWAY = 5
+"""The exit code of a process that could not start because the server was away."""
 
 
 class Post(NamedTuple):
@@ -37,13 +39,12 @@ def work(post: Post) -> None:
     mutants.break_python(post.mutant)
     with Log(post.log) as log, Bus(post.dsn, service="torture", lease=post.lease) as bus:
         Staff(log, post.lease, post.mended).hire(bus, late=post.late)
-        while True:
-            try:
-                bus.run(timeout=GRACE)
-            except StoreError:
-                time.sleep(0.1)  # the server is away: a supervisor would start us again
-            else:
-                return
+        try:
+            bus.run(timeout=GRACE)
+        except StoreError:
+            # The server is away: we are started again, unless we were asked to stop meanwhile.
+            time.sleep(0.1)
+            sys.exit(AWAY)
 
 
 def settle_in(output: Path) -> None:
