@@ -3,13 +3,16 @@
 import pytest
 
 from tests.servers import Server
+from tests.torture import schedule
 from tests.torture.report import as_json
 from tests.torture.run import run
-from tests.torture.schedule import HARMS, KINDS, POSTMASTER, plan
+from tests.torture.schedule import HARMS, KINDS, POSTMASTER
 from tests.torture.supervisor import Plan
 
 SEED = 20_000
 EVENTS = 20_000
+RATE = 500.0
+"""Events a second, at most: what is published is judged in the end, and takes its time."""
 FAULTS = 250
 POSTMASTERS = 3
 FENCED = 20
@@ -25,7 +28,8 @@ SEEN = {"poison": "exit"}
 def test_the_bus_holds_under_faults(server: Server) -> None:
     if server.bin_dir is None:
         pytest.skip("needs the programs of PostgreSQL: --pg=embedded, --pg=system or --pg-bin")
-    report = run(Plan(seed=SEED, duration=60.0, events=EVENTS), bin_dir=server.bin_dir)
+    plan = Plan(seed=SEED, duration=60.0, events=EVENTS, rate=RATE)
+    report = run(plan, bin_dir=server.bin_dir)
     print(as_json(report))
     verdict = report.verdict
     assert verdict.violations == []
@@ -52,14 +56,14 @@ def test_a_run_says_how_to_repeat_it() -> None:
 
 
 def test_the_schedule_follows_from_the_seed_alone() -> None:
-    assert plan(1, 60.0) == plan(1, 60.0) != plan(2, 60.0)
+    assert schedule.plan(1, 60.0) == schedule.plan(1, 60.0) != schedule.plan(2, 60.0)
 
 
 def test_the_mix_of_faults_can_be_chosen() -> None:
     only = dict.fromkeys(KINDS, 0) | {"kill": 1, POSTMASTER: 0}
-    assert {one.kind for one in plan(1, 60.0, only)} == {"kill"}
-    assert {one.kind for one in plan(1, 60.0)} == {*KINDS, POSTMASTER}
-    assert all(one.at < 60.0 for one in plan(1, 60.0))
+    assert {one.kind for one in schedule.plan(1, 60.0, only)} == {"kill"}
+    assert {one.kind for one in schedule.plan(1, 60.0)} == {*KINDS, POSTMASTER}
+    assert all(one.at < 60.0 for one in schedule.plan(1, 60.0))
     assert {*HARMS} < {*KINDS}
     with pytest.raises(ValueError, match="earthquake"):
-        plan(1, 60.0, {"earthquake": 1})
+        schedule.plan(1, 60.0, {"earthquake": 1})
