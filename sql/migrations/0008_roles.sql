@@ -28,6 +28,7 @@ begin atomic
         ('publisher', 'publish'),
         ('publisher', 'record_types'),
         ('publisher', 'record_publisher'),
+        ('publisher', 'sweep_tails'),
         ('subscriber', 'declare'),
         ('subscriber', 'find_subscription'),
         ('subscriber', 'bind'),

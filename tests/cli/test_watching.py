@@ -18,6 +18,7 @@ import pytest
 from pgbus import Bus
 from pgbus.store import workers
 from pgbus.store.query import run
+from pgbus.threads import publisher
 from tests.cli.command import COMMAND, PATIENCE, at_hand, environment
 from tests.waiting import eventually
 
@@ -87,12 +88,26 @@ def test_tail_ends_cleanly(bus_dsn: str, number: signal.Signals) -> None:
     assert queues(bus_dsn) == []
 
 
-def test_tail_disappears_after_a_kill(bus: Bus, bus_dsn: str) -> None:
+@pytest.mark.parametrize("by", ["a worker", "a publisher"])
+def test_tail_disappears_after_a_kill(
+    bus: Bus, bus_dsn: str, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setattr(publisher, "SWEEP", 0.0)
     with watching(bus_dsn, "#") as process:
+        bus.publish("orders.new", {})
+        assert len(queues(bus_dsn)) == 1
         process.kill()
         process.wait(PATIENCE)
     with psycopg.connect(bus_dsn, autocommit=True) as connection:
-        eventually(lambda: run(connection, workers.reap()) or queues(bus_dsn) == [])
+
+        def is_gone() -> bool:
+            if by == "a worker":
+                run(connection, workers.reap())
+            else:
+                bus.publish("orders.new", {})
+            return queues(bus_dsn) == []
+
+        eventually(is_gone)
     assert bus.publish("orders.new", {}).queues == 0
 
 

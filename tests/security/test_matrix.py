@@ -22,6 +22,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "put_2": PUBLISHERS,
     "record_types": PUBLISHERS,
     "record_publisher": PUBLISHERS,
+    "sweep_tails": PUBLISHERS | OPERATOR,
     # serving a subscription
     "take_billing": {"billing"},
     "settle_billing": {"billing"},
@@ -57,7 +58,6 @@ FUNCTIONS: dict[str, set[str]] = {
     "start_tail": OPERATOR,
     "read_tail": OPERATOR,
     "stop_tail": OPERATOR,
-    "sweep_tails": OPERATOR,
     "publishers": OPERATOR,
     "acceptors": OPERATOR,
     "forget_type": OPERATOR,

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
+from pgbus.model.names import TAIL_PREFIX
+
 MOST_TOPICS = 20_000
 
 
@@ -30,6 +32,8 @@ class Routes:
 
     def __init__(self) -> None:
         self._state: tuple[UUID | None, dict[str, Route]] = (None, {})
+        self.tailed = False
+        """Whether a topic is shown to a tail, as far as this generation is known."""
 
     def recall(self, topics: Sequence[str]) -> tuple[UUID | None, list[Route | None]]:
         """Return the generation and, for each topic, its route, if known."""
@@ -41,5 +45,7 @@ class Routes:
         known, memory = self._state
         if known != generation or len(memory) > MOST_TOPICS:
             memory = {}
+            self.tailed = False
             self._state = (generation, memory)
         memory.update(zip(topics, routes, strict=True))
+        self.tailed = self.tailed or any(TAIL_PREFIX in route.queues for route in routes)

@@ -32,7 +32,10 @@ POLL = 1.0
 SLEEP = 2.0
 """Seconds between two of one that sleeps."""
 NAP = 0.005
-"""Seconds between two looks while events come fast."""
+"""Seconds between two looks while events come fast, or while it is woken in vain."""
+VAIN = 3
+"""After so many looks in a row that found nothing, a wake-up makes it nap first: anybody may send
+notifications, and as many as they like."""
 PATIENCE = 0.3
 """Seconds that a take under way gets at shutdown. One that is given up gives its lanes back as the
 worker signs off."""
@@ -75,6 +78,7 @@ class Fetcher:
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._due: dict[str | None, float] = {}
+        self._polled_at = 0.0
         self._next_poll = 0.0
         self._patience = 0.0
         self._takes = 0
@@ -94,10 +98,14 @@ class Fetcher:
     def wake(self, name: str | None = None) -> None:
         """Look again: at one subscription, or at what is scheduled where ``name`` is ``None``."""
         for subscription in self._subscriptions:
-            if subscription.name == name:
+            if subscription.name != name:
+                continue
+            if subscription.vain < VAIN:
                 subscription.ready = True
+            elif subscription.nap is None:
+                subscription.nap = time.monotonic() + NAP
         if name is None:
-            self._next_poll = 0.0
+            self._next_poll = min(self._next_poll, self._polled_at + NAP)
         self._wake.set()
 
     def released(self) -> None:
@@ -243,11 +251,13 @@ class Fetcher:
         if taken.chunks:
             subscription.deliver(Hold(chunk, session) for chunk in taken.chunks)
             subscription.streak += 1
+            subscription.vain = 0
             self._patience = 0.0
         else:
             subscription.streak = 0
         # The whole of the lanes was seen, and nothing was left: only then it is idle.
         whole = order.start == FIRST_LANE and taken.resume is None and not taken.chunks
+        subscription.vain += whole
         if not whole:
             subscription.ready = True
         elif subscription.flow.is_fast(now):
@@ -261,6 +271,7 @@ class Fetcher:
         return subscription.streak >= STREAK or subscription.flow.is_fast(time.monotonic())
 
     def _poll(self, now: float) -> None:
+        self._polled_at = now
         idle = [one for one in self._subscriptions if not (one.ready or one.asleep or one.nap)]
         others = [one for one in self._subscriptions if one not in idle]
         by_number = {one.number: one for one in self._subscriptions}

@@ -1,5 +1,6 @@
 """Publishing, from any thread: on connections of the bus's own, or in the caller's transaction."""
 
+import logging
 import os
 import secrets
 import threading
@@ -13,10 +14,10 @@ import psycopg
 
 from pgbus.core.encoding import Encoded, Encoder
 from pgbus.core.ids import RANDOM_BYTES, new_event_id
-from pgbus.errors import ConfigurationError, InvalidTopic, PayloadError
+from pgbus.errors import ConfigurationError, InvalidTopic, PayloadError, StoreError
 from pgbus.model.envelope import Outgoing, Receipt
 from pgbus.model.event import Event
-from pgbus.store import migrate
+from pgbus.store import migrate, tail
 from pgbus.store.publish import publish, publish_known
 from pgbus.store.query import Operation, run, send
 from pgbus.store.routes import Routes
@@ -25,6 +26,10 @@ from pgbus.threads.contracts import Contracts
 from pgbus.threads.link import as_store_error
 from pgbus.threads.pool import Pool
 
+logger = logging.getLogger(__name__)
+
+SWEEP = 10.0
+"""Seconds between two looks for tails that were killed."""
 PART = 100
 """So many events of a long call are encoded while the server stores those before them."""
 
@@ -44,6 +49,7 @@ class Publisher:
         self._lock = threading.Lock()
         self._last_id: UUID | None = None
         self._checked = False
+        self._next_sweep = 0.0
         self._combiner: Combiner[Encoded, Receipt] = Combiner(self._store)
         self._process = os.getpid()
 
@@ -153,7 +159,21 @@ class Publisher:
         return list(self._combiner.run(events))
 
     def _store(self, events: Sequence[Encoded]) -> list[Receipt]:
-        return self._pool.run(lambda: self.operation(events), changes=True)
+        receipts = self._pool.run(lambda: self.operation(events), changes=True)
+        if self.routes.tailed:
+            self._sweep_tails()
+        return receipts
+
+    def _sweep_tails(self) -> None:
+        """Drop what killed tails left, which makes publishing slow; workers do so, too."""
+        now = time.monotonic()
+        if now < self._next_sweep:
+            return
+        self._next_sweep = now + SWEEP
+        try:
+            self._pool.run(tail.sweep)
+        except StoreError as error:  # what was published stays published
+            logger.warning("what tails have left could not be swept: %s", error)
 
     def _knows_types_of(self, items: Sequence[Event | Outgoing]) -> bool:
         """Whether all types are recorded: for that, encoding might want a connection, too."""

@@ -40,8 +40,8 @@ class Hold(msgspec.Struct, eq=False):
 class Subscription:
     """The meeting point of the fetcher, the workers and the settler of one subscription.
 
-    The fetcher alone writes ``cursor``, ``asleep``, ``streak``, ``nap`` and ``patience``; ``ready``
-    is set by anyone and cleared by the fetcher before it looks.
+    The fetcher alone writes ``cursor``, ``asleep``, ``streak``, ``vain`` and ``patience``;
+    ``ready`` and ``nap`` are set by anyone and cleared by the fetcher before it looks.
     """
 
     def __init__(self, number: int, definition: Definition) -> None:
@@ -57,6 +57,7 @@ class Subscription:
         self.streak = 0
         self.flow = Flow()
         self.nap: float | None = None
+        self.vain = 0
         self.patience = 1.0
         self._changed = threading.Condition()
         self._inbox: deque[Hold] = deque()
