@@ -45,7 +45,7 @@ METHODS = {
 
 
 # Whatever becomes of the database: these wait for it, or need it not.
-RAISE_NOTHING = {"close", "errors", "log_extra", "on_error", "stop"}
+RAISE_NOTHING = {"errors", "log_extra", "on_error"}
 
 
 def functions(kind: type) -> Iterator[Any]:

@@ -396,6 +396,9 @@ class Bus(Administration):
 
         Nothing of this counts as a failed attempt.
 
+        Parameters:
+            timeout: the handlers' grace in seconds.
+
         Raises:
             ConfigurationError: a handler or an ``on_error`` callback calls it, whose end it would
                 wait for.
