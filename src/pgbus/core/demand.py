@@ -11,7 +11,7 @@ HORIZON = 0.25
 """Seconds of work to hold in advance."""
 SLOW = 0.05
 """Seconds a call from which on nothing is held in advance."""
-MOST_EVENTS = 2_000
+MOST_EVENTS = 4_000
 MOST_BYTES = 8 * 2**20
 """Bytes of bodies in one take, and, going by their average size, in hand altogether."""
 SMOOTHING = 0.1
@@ -97,11 +97,11 @@ class Demand:
     def wish(self, in_hand: int) -> Wish | None:
         """Return what to take, or ``None`` while enough is in hand.
 
-        Waits until half of the target is used up: a take for one event costs as much as one for
-        fifty.
+        Waits until a quarter of the target is used up: a take for one event costs as much as one
+        for fifty, but fast handlers must not wait for one.
         """
         target = self.target
-        if in_hand > target // 2 and in_hand >= self._concurrency:
+        if in_hand > target * 3 // 4 and in_hand >= self._concurrency:
             return None
         room = target - in_hand
         if room <= 0:
