@@ -41,7 +41,13 @@ def events(count: int = MANY) -> list[Event | Outgoing]:
     return [Created(order=f"o{n % 10}", n=n) for n in range(count)]
 
 
-def test_all_of_it_is_stored_in_its_order(declared: Bus, bus_dsn: str) -> None:
+@pytest.mark.parametrize("pipeline", [True, False], ids=["libpq of 14", "older libpq"])
+def test_all_of_it_is_stored_in_its_order(
+    declared: Bus, bus_dsn: str, monkeypatch: pytest.MonkeyPatch, pipeline: bool
+) -> None:
+    if not pipeline:
+        monkeypatch.setattr(psycopg.capabilities, "has_pipeline", lambda: False)
+        monkeypatch.delattr(psycopg.Connection, "pipeline")
     for _ in range(3):  # the first has nothing to remember
         receipts = declared.publish_many(events())
         assert [one.queues for one in receipts] == [1] * MANY

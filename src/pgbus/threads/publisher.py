@@ -137,7 +137,8 @@ class Publisher:
             Unroutable: nothing was stored; the transaction stays usable.
             StoreError: see ``outcome_unknown``.
         """
-        if connection is None and len(items) >= 2 * PART and self._knows_types_of(items):
+        is_long = len(items) >= 2 * PART and psycopg.capabilities.has_pipeline()
+        if connection is None and is_long and self._knows_types_of(items):
             return self._publish_long(items)
         events = self._encode_all(items)
         if connection is None:
