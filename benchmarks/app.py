@@ -19,7 +19,7 @@ from benchmarks.report import Report, markdown, show, write_json
 from benchmarks.run import Run
 from benchmarks.server import CACHE, Server
 
-PROGRAMS = ("publish", "handle", "latency", "growth", "footprint")
+PROGRAMS = ("publish", "handle", "latency", "growth", "footprint", "profile")
 QUICK = {"events": 4_000, "repeat": 2, "seconds": 20.0}
 FULL = {"events": 50_000, "repeat": 5, "seconds": 600.0}
 WIDTH = 160
@@ -133,6 +133,7 @@ _HELP = {
     "latency": "How long an event takes from its publisher to its handler.",
     "growth": "What taking, publishing and handling cost as the backlog grows.",
     "footprint": "WAL, growth of tables, dead rows, memory, and what an idle bus asks.",
+    "profile": "Where the time of an event goes: what limits the other figures.",
 }
 for _name in PROGRAMS:
     app.command(_name, help=_HELP[_name])(_command((_name,)))

@@ -1,0 +1,194 @@
+"""Program 6: where does the time of an event go? What limits the figures of the other programs."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import timedelta
+from statistics import median
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+
+from benchmarks import floors
+from benchmarks.measure import Case, Missing
+from benchmarks.orders import KINDS, batches, orders
+from benchmarks.peers import PGBUS
+from benchmarks.peers.pgbus import CONCURRENCY, QUEUE
+from benchmarks.report import Report
+from benchmarks.run import Opened, Run
+from pgbus import Bus, Event
+from pgbus.core.encoding import Encoder
+from pgbus.store.publish import publish
+from pgbus.store.query import run as ask
+from pgbus.store.routes import Routes
+
+PUBLISH = "publish one by one"
+TEN, ONE, TRANSACTION = "handle 10 events a key", "handle one event a key", "handle in transactions"
+CALLS = 500
+PATIENCE = 120.0
+FUNCTIONS = {"take": "server: take", "settle": "server: settle", "acknowledge": "server: settle"}
+PYTHON, ELAPSED = "Python's processor time", "elapsed"
+
+
+def profile(run: Run) -> Report:
+    """Measure the parts that a publish and a handled event are made of."""
+    with ExitStack() as stack:
+        ours = stack.enter_context(run.contender(PGBUS, "order"))
+        series = run.rounds([*_publish(run, stack, ours), *_handle(run, ours)])
+    return Report(
+        program="profile",
+        question="where does the time of an event go?",
+        setup=[
+            "publish one by one: the median call, and the median of what a call is made of",
+            f"handle: what waits, in one process with {CONCURRENCY} threads, an event",
+            "server: the time in its functions, in which they may wait for a core, too",
+            "Python and the server's processes run side by side, on the cores there are",
+            run.method.replace("events/s", "µs"),
+        ],
+        figures=[],
+        series=series,
+        left_out=run.taken_left_out(),
+        machine=run.machine,
+        baseline=ELAPSED,
+    )
+
+
+def _publish(run: Run, stack: ExitStack, ours: Opened) -> list[Case]:
+    events = orders(CALLS, CALLS // 4)
+    bare = stack.enter_context(run.server.database())
+    [row, *_] = floors.rows(bare, events[:1])
+    floors.prepare(bare)
+    floor = stack.enter_context(psycopg.connect(bare, autocommit=True))
+    connection = stack.enter_context(psycopg.connect(ours.dsn, autocommit=True))
+    encoder, routes, new_id = Encoder(source="bench"), Routes(), uuid4()
+    ready = [encoder.encode(one, new_id=uuid4(), time="2026-01-31T12:00:00Z") for one in events]
+    day = timedelta(days=1)
+    parts: dict[str, Callable[[int], object]] = {
+        ELAPSED: lambda n: ours.peer.publish_each(events[n : n + 1], 1),
+        "to encode it": lambda n: encoder.encode(events[n], new_id=new_id, time="now"),
+        "its statement, committed": lambda n: ask(
+            connection, publish([ready[n]], routes, strict=False, window=day)
+        ),
+        "raw INSERT, committed": lambda _: floor.execute(floors.INSERT, row, prepare=True),
+        "a round trip with its body": lambda _: floor.execute(
+            "select %s::text", [row.body], prepare=True
+        ),
+    }
+    return [Case(PUBLISH, name, _timed(part), "µs") for name, part in parts.items()]
+
+
+def _timed(part: Callable[[int], object]) -> Callable[[], float]:
+    def once() -> float:
+        taken = []
+        for number in range(CALLS):
+            start = time.perf_counter()
+            part(number)
+            taken.append(time.perf_counter() - start)
+        return 1e6 * median(taken)
+
+    return once
+
+
+class Spent(NamedTuple):
+    """What handling took, in seconds in all."""
+
+    elapsed: float
+    python: float
+    server: dict[str, float]
+
+
+def _handle(run: Run, ours: Opened) -> list[Case]:
+    few = run.events
+    many = 5 * few
+    cases = []
+    for shape, events, transactional in (
+        (TEN, orders(many, many // 10), False),
+        (ONE, orders(many, many), False),
+        (TRANSACTION, orders(few, few), True),
+    ):
+        cases += _handled(shape, ours, events, transactional=transactional)
+    return cases
+
+
+def _handled(
+    shape: str, ours: Opened, events: Sequence[Event], *, transactional: bool
+) -> list[Case]:
+    """Return a case for each part; the first of them measures for all."""
+    last: list[Spent] = []
+
+    def elapsed() -> float:
+        ours.peer.clear("order")
+        for part in batches(events, 1000):
+            ours.peer.publish_many(part, 1000)
+        last[:] = [_spent(ours.dsn, len(events), transactional=transactional)]
+        return each(last[0].elapsed)
+
+    def each(seconds: float) -> float:
+        return 1e6 * seconds / len(events)
+
+    def server(part: str) -> Callable[[], float]:
+        return lambda: each(last[0].server[part])
+
+    return [
+        Case(shape, ELAPSED, elapsed, "µs"),
+        Case(shape, PYTHON, lambda: each(last[0].python), "µs"),
+        *(Case(shape, part, server(part), "µs") for part in dict.fromkeys(FUNCTIONS.values())),
+    ]
+
+
+def _spent(dsn: str, count: int, *, transactional: bool) -> Spent:
+    before = _functions(dsn)
+    clocks: list[tuple[float, float]] = []
+    left = [count]
+    lock, over = threading.Lock(), threading.Event()
+
+    def tick() -> None:
+        """Read the clocks at the first event and at the last."""
+        with lock:
+            left[0] -= 1
+            if left[0] in (0, count - 1):
+                clocks.append((time.perf_counter(), time.process_time()))
+        if not left[0]:
+            over.set()
+
+    def each(_: Any) -> None:
+        tick()
+
+    def transaction(_: Any, connection: "psycopg.Connection[Any]") -> None:
+        del connection
+        tick()
+
+    handler: Any = transaction if transactional else each
+    handler.__annotations__["_"] = KINDS["order"]
+    with Bus(dsn, service="bench") as bus:
+        bus.subscribe("#", name=QUEUE, concurrency=CONCURRENCY)(handler)
+        with bus.running():
+            if not over.wait(PATIENCE):
+                raise Missing(f"{left[0]} of {count} events were not handled in {PATIENCE:.0f} s")
+    (start, idle), (end, busy) = clocks
+    after = _functions(dsn)
+    return Spent(end - start, busy - idle, {name: after[name] - before[name] for name in after})
+
+
+def _functions(dsn: str) -> dict[str, float]:
+    """Return the seconds that the functions of the queue have taken so far, by part.
+
+    PostgreSQL counts them for sessions that begin after the first call.
+    """
+    found = dict.fromkeys(FUNCTIONS.values(), 0.0)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        name = sql.Identifier(str(conninfo_to_dict(dsn)["dbname"]))
+        connection.execute(sql.SQL("alter database {} set track_functions = 'pl'").format(name))
+        for function, part in FUNCTIONS.items():
+            row = connection.execute(
+                "select coalesce(sum(self_time), 0) from pg_stat_user_functions "
+                "where funcname = %s",
+                [f"{function}_{QUEUE}"],
+            ).fetchone()
+            assert row is not None
+            found[part] += float(row[0]) / 1000
+    return found
