@@ -222,3 +222,17 @@ def test_connections_that_are_all_taken_starve_no_handler(
         gate.rollback()
         for thread in taken:
             thread.join()
+
+
+@pytest.mark.parametrize(("own", "idle"), [({}, "5"), ({"keepalives_idle": 60}, "60")])
+def test_the_kernel_is_asked_to_look_after_links(
+    bus_dsn: str, own: dict[str, int], idle: str
+) -> None:
+    """Unless the DSN says otherwise."""
+    with link.connect(make_conninfo(bus_dsn, **own), name="pgbus test") as connection:
+        asked = connection.info.get_parameters()
+    assert asked["keepalives_idle"] == idle
+    assert asked["keepalives_interval"] == "2"
+    assert asked["keepalives_count"] == "3"
+    assert asked["tcp_user_timeout"] == "15000"
+    assert asked["connect_timeout"] == "10"
