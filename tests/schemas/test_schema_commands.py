@@ -173,7 +173,7 @@ def test_list_and_show(bus_dsn: str, billing: Bus) -> None:
     )
     assert re.fullmatch(
         r"orders\.created +1  OrderCreated  order_id  20\S+ by billing  "
-        r"billing 1\.4 \(1 host, \d+(\.\d)? m?s ago\)  billing",
+        r"billing 1\.4 \(1 host, \d+(\.\d)? m?s ago\) +billing",
         shown[1],
     )
     found = call(bus_dsn, "schema", "list", "--json").json
