@@ -112,7 +112,8 @@ class Attempts:
         link = self._own_link(session)
         try:
             connection = link.connection()
-            connection.deferrable = True  # by which the settlement knows the transaction
+            if not connection.deferrable:  # a new one; the settlement knows its transactions by it
+                connection.deferrable = True
             with connection.transaction():
                 self._transact(connection, delivery, holds, argument, context, finish)
         except LeaseLost as error:

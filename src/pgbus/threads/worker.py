@@ -272,6 +272,6 @@ def _acknowledged(
 ) -> tuple[list[LaneSettlement], list[Encoded]]:
     """Return what a handler's transaction settles and publishes."""
     message = delivery.message
-    lane = LaneSettlement(chunk.lane, chunk.token, last, done=[message.msg_id])
-    lane.troubled = message.troubled
+    done = [message.msg_id]
+    lane = LaneSettlement(chunk.lane, chunk.token, last, done=done, troubled=message.troubled)
     return [lane], published(delivery.context)
