@@ -71,132 +71,114 @@ $function$;
 create trigger torture_lived after insert or update on pgbus.worker
     for each row execute function torture.lived();
 
-create function torture.settled() returns trigger language plpgsql as $function$
+-- A message of a queue (argument 0) was settled or retried (argument 1).
+create function torture.moved() returns trigger language plpgsql as $function$
 begin
     insert into torture.audit (kind, subscription, lane, msg_id, uid)
-    select 'settled', tg_argv[0],
-        coalesce(hashtextextended(o.headers ->> 'x-pgmq-group', 0), o.msg_id),
-        o.msg_id, o.message ->> 'uid'
-    from gone o order by o.msg_id;
+    select tg_argv[1], tg_argv[0],
+        coalesce(hashtextextended(m.headers ->> 'x-pgmq-group', 0), m.msg_id),
+        m.msg_id, m.message ->> 'uid'
+    from messages m order by m.msg_id;
     return null;
 end
 $function$;
 
-create function torture.touched() returns trigger language plpgsql as $function$
+-- A dead letter came, or went: back where it came from, or for good.
+create function torture.lettered() returns trigger language plpgsql as $function$
 begin
     insert into torture.audit (kind, subscription, lane, msg_id, uid)
-    select 'retried', tg_argv[0],
-        coalesce(hashtextextended(n.headers ->> 'x-pgmq-group', 0), n.msg_id),
-        n.msg_id, n.message ->> 'uid'
-    from made n order by n.msg_id;
+    select case when tg_op = 'INSERT' then 'letter'
+            when current_setting('torture.redriving', true) = 'yes' then 'redriven'
+            else 'dropped' end,
+        tg_argv[0], (m.headers -> 'pgbus-dead' ->> 'lane')::bigint,
+        (m.headers -> 'pgbus-dead' ->> 'msg_id')::bigint, m.message ->> 'uid'
+    from messages m order by m.msg_id;
     return null;
 end
 $function$;
 
-create function torture.buried() returns trigger language plpgsql as $function$
-begin
-    insert into torture.audit (kind, subscription, lane, msg_id, uid)
-    select 'letter', tg_argv[0], (n.headers -> 'pgbus-dead' ->> 'lane')::bigint,
-        (n.headers -> 'pgbus-dead' ->> 'msg_id')::bigint, n.message ->> 'uid'
-    from made n order by n.msg_id;
-    return null;
-end
-$function$;
-
--- A dead letter went: back where it came from, or for good.
-create function torture.lifted() returns trigger language plpgsql as $function$
-begin
-    insert into torture.audit (kind, subscription, lane, msg_id, uid)
-    select case current_setting('torture.redriving', true)
-            when 'yes' then 'redriven' else 'dropped' end,
-        tg_argv[0], (o.headers -> 'pgbus-dead' ->> 'lane')::bigint,
-        (o.headers -> 'pgbus-dead' ->> 'msg_id')::bigint, o.message ->> 'uid'
-    from gone o order by o.msg_id;
-    return null;
-end
-$function$;
-
--- Put a function in front of one that pgbus generated; `p_body` calls it as `%I` with its arguments.
-create function torture.wrap(p_function text, p_returns text, p_body text) returns void
+-- Put a function in front of one of pgbus's; `p_body` calls that as `pgbus.%1$s`, and has the name
+-- of its subscription, if there is one, as `%2$L`.
+create function torture.wrap(p_kind text, p_name text, p_returns text, p_body text) returns void
 language plpgsql as $function$
 declare
+    wrapped text := concat_ws('_', p_kind, p_name);
     arguments text;
+    call text;
 begin
-    select pg_get_function_identity_arguments(p.oid) into strict arguments from pg_proc p
-    where p.pronamespace = 'pgbus'::regnamespace and p.proname = p_function;
-    execute format('alter function pgbus.%I rename to %I', p_function, 'watched_' || p_function);
+    select pg_get_function_identity_arguments(p.oid),
+        format('%I(%s)', 'watched_' || wrapped, array_to_string(p.proargnames, ', '))
+        into strict arguments, call
+    from pg_proc p where p.pronamespace = 'pgbus'::regnamespace and p.proname = wrapped;
+    execute format('alter function pgbus.%I rename to %I', wrapped, 'watched_' || wrapped);
     execute format('create function pgbus.%I(%s) returns %s language plpgsql as %L',
-        p_function, arguments, p_returns, p_body);
+        wrapped, arguments, p_returns, format(p_body, call, p_name));
 end
 $function$;
 
 -- Watch a subscription that is declared and that nobody serves yet.
 create function torture.watch(p_name text) returns void language plpgsql as $function$
-declare
-    names text;
 begin
     execute format('create trigger torture_settled after delete on pgmq.%I referencing old table '
-        'as gone for each statement execute function torture.settled(%L)', 'q_' || p_name, p_name);
+        'as messages for each statement execute function torture.moved(%L, ''settled'')',
+        'q_' || p_name, p_name);
     execute format('create trigger torture_touched after update on pgmq.%I referencing new table '
-        'as made for each statement execute function torture.touched(%L)', 'q_' || p_name, p_name);
+        'as messages for each statement execute function torture.moved(%L, ''retried'')',
+        'q_' || p_name, p_name);
     execute format('create trigger torture_buried after insert on pgmq.%I referencing new table '
-        'as made for each statement execute function torture.buried(%L)',
+        'as messages for each statement execute function torture.lettered(%L)',
         'q_' || p_name || '_dlq', p_name);
     execute format('create trigger torture_lifted after delete on pgmq.%I referencing old table '
-        'as gone for each statement execute function torture.lifted(%L)',
+        'as messages for each statement execute function torture.lettered(%L)',
         'q_' || p_name || '_dlq', p_name);
-    select array_to_string(p.proargnames, ', ') into strict names from pg_proc p
-    where p.pronamespace = 'pgbus'::regnamespace and p.proname = 'settle_' || p_name;
-    perform torture.wrap('settle_' || p_name, 'bigint[]', format($body$
+    perform torture.wrap('settle', p_name, 'bigint[]', $body$
         declare
             owned bigint[];
         begin
             insert into torture.audit (kind, subscription, lane, worker, token)
-            select 'claim', %1$L, x.lane, p_worker, x.token
+            select 'claim', %2$L, x.lane, p_worker, x.token
             from unnest(p_lanes, p_tokens) as x(lane, token);
-            owned := pgbus.%2$I(%3$s);
+            owned := pgbus.%1$s;
             insert into torture.audit (kind, subscription, lane, worker, token)
-            select 'refused', %1$L, x.lane, p_worker, x.token
+            select 'refused', %2$L, x.lane, p_worker, x.token
             from unnest(p_lanes, p_tokens) as x(lane, token) where x.lane <> all (owned)
                 and x.lane = any (p_done_lanes || p_again_lanes || p_dead_lanes);
             return owned;
         end
-        $body$, p_name, 'watched_settle_' || p_name, names));
-    select array_to_string(p.proargnames, ', ') into strict names from pg_proc p
-    where p.pronamespace = 'pgbus'::regnamespace and p.proname = 'acknowledge_' || p_name;
-    perform torture.wrap('acknowledge_' || p_name, 'boolean', format($body$
+        $body$);
+    perform torture.wrap('acknowledge', p_name, 'boolean', $body$
         declare
             held boolean;
         begin
             insert into torture.audit (kind, subscription, lane, worker, token)
-            values ('claim', %1$L, p_lane, p_worker, p_token);
-            held := pgbus.%2$I(%3$s);
+            values ('claim', %2$L, p_lane, p_worker, p_token);
+            held := pgbus.%1$s;
             if not held then
                 insert into torture.audit (kind, subscription, lane, worker, token)
-                values ('refused', %1$L, p_lane, p_worker, p_token);
+                values ('refused', %2$L, p_lane, p_worker, p_token);
             end if;
             return held;
         end
-        $body$, p_name, 'watched_acknowledge_' || p_name, names));
-    perform torture.wrap('bury_' || p_name, 'integer', format($body$
+        $body$);
+    perform torture.wrap('bury', p_name, 'integer', $body$
         declare
             lanes integer;
         begin
             perform set_config('torture.burying', 'yes', true);
-            lanes := pgbus.%I(p_worker);
+            lanes := pgbus.%1$s;
             perform set_config('torture.burying', '', true);
             return lanes;
         end
-        $body$, 'watched_bury_' || p_name));
+        $body$);
 end
 $function$;
 
-select torture.wrap('redrive', 'bigint', $body$
+select torture.wrap('redrive', null, 'bigint', $body$
     declare
         moved bigint;
     begin
         perform set_config('torture.redriving', 'yes', true);
-        moved := pgbus.watched_redrive(p_name, p_ids, p_limit);
+        moved := pgbus.%1$s;
         perform set_config('torture.redriving', '', true);
         return moved;
     end

@@ -6,11 +6,8 @@ writes down before, and which redrives were committed after it has seen that the
 
 import contextlib
 import random
-import signal
-import threading
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import psycopg
@@ -19,7 +16,7 @@ from pgbus import Bus, DeadLetter, PgbusError
 from tests.torture import audit
 from tests.torture.behaviour import BATCH, BULK, LEDGER, PARK, PLAIN
 from tests.torture.records import Dropping, Log, Over, now
-from tests.torture.workers import settle_in
+from tests.torture.workers import asked_to_end, settle_in
 
 ROUND = 0.4
 """Seconds between two looks at the dead letters of a subscription."""
@@ -46,12 +43,7 @@ class Duty(NamedTuple):
 def operate(duty: Duty) -> None:
     """Look after the dead letters until SIGTERM."""
     settle_in(duty.output)
-    stop = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, ask)
+    stop = asked_to_end()
     with Log(duty.log) as log, Bus(duty.dsn, service="torture") as bus:
         operator = Operator(bus, duty, log)
         while not stop.wait(ROUND / 2):

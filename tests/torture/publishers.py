@@ -8,12 +8,9 @@
 import contextlib
 import itertools
 import random
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -23,7 +20,7 @@ from pgbus import Bus, Outgoing, PgbusError, StoreError
 from tests.proxy import FaultProxy
 from tests.torture.behaviour import DEED, HARMLESS, WORK
 from tests.torture.records import Fate, Fault, Intent, Log, Message, Outcome, now
-from tests.torture.workers import settle_in
+from tests.torture.workers import asked_to_end, settle_in
 
 WAYS = ("many", "long", "cut", "many")
 SHARE_OF_DEEDS = 0.2
@@ -58,12 +55,7 @@ class Errand(NamedTuple):
 def publish(errand: Errand) -> None:
     """Publish until SIGTERM."""
     settle_in(errand.output)
-    stop = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, ask)
+    stop = asked_to_end()
     with Log(errand.log) as log, contextlib.closing(_publisher(errand, log)) as publisher:
         due = time.monotonic()
         while not stop.is_set():

@@ -121,8 +121,10 @@ class Scene:
                 fate = "unknown" if error.outcome_unknown else "rolled back"
         self.records.append(Outcome(uid, now(), fate))
 
-    def give_up(self, worker: Worker, chunk: Chunk) -> None:
-        """Deliver the first event of a chunk, and make a dead letter of it."""
+    def give_up_one(self) -> None:
+        """Deliver the first event of the one key that waits, and make a dead letter of it."""
+        worker = self.worker()
+        [chunk] = worker.take(worker.wish(quantity=1)).chunks
         self.begin(self.queue.name, self.uids(chunk)[0], HAND)
         dead = [(chunk.messages[0].msg_id, '{"tried": 1}')]
         worker.settle(

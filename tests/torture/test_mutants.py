@@ -405,9 +405,7 @@ def test_a_key_with_a_dead_letter(mutant: str | None, stage: Stage) -> None:
     scene = stage(mutant, parks=True)
     scene.publish("k", how="reject")
     scene.publish("k")
-    worker = scene.worker()
-    [chunk] = worker.take(worker.wish(quantity=1)).chunks
-    scene.give_up(worker, chunk)
+    scene.give_up_one()
     scene.drain()
     scene.redrive()
     scene.drain()
@@ -419,9 +417,7 @@ def test_a_redrive_amid_its_key(mutant: str | None, stage: Stage) -> None:
     scene = stage(mutant)
     scene.publish("k", how="reject")
     scene.publish("k")
-    worker = scene.worker()
-    [chunk] = worker.take(worker.wish(quantity=1)).chunks
-    scene.give_up(worker, chunk)
+    scene.give_up_one()
     scene.redrive()
     scene.drain()
     assert laws(scene.violations()) == ({"O"} if mutant else set())

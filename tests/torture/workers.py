@@ -4,10 +4,12 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import sys
 import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 from pgbus import Bus, StoreError
@@ -57,6 +59,17 @@ def settle_in(output: Path) -> None:
         level=logging.ERROR, stream=sys.stderr, format="%(asctime)s %(process)d %(message)s"
     )
     threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def asked_to_end() -> threading.Event:
+    """Return what SIGTERM sets from now on."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.set()
+
+    signal.signal(signal.SIGTERM, ask)
+    return asked
 
 
 def _follow_parent() -> None:
