@@ -1,5 +1,6 @@
 """Decoding: whatever a client wrote, it is read or refused with the place of its fault."""
 
+import contextlib
 import enum
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pgbus.core.decoding import decode, read_headers
+from pgbus.core.decoding import decode, read_headers, read_kind
 from pgbus.errors import PayloadError
 from pgbus.model.envelope import Incoming, Outgoing
 from tests.core.samples import ENCODER, MARKER, NEW_ID, NOW, Created, json_values
@@ -66,6 +67,16 @@ class TestReadHeaders:
     def test_what_says_nothing(self, raw: str | bytes | None) -> None:
         assert read_headers(raw) == NOTHING
 
+    def test_the_kind_alone(self) -> None:
+        encoded = ENCODER.encode(Outgoing("t", Created(order_id="7")), new_id=NEW_ID, time=NOW)
+        assert read_kind(encoded.headers) == ("t", 3)
+        assert read_kind('{"type":"a"}') == ("a", 0)
+        assert read_kind('{"type":"a","pgbus-topic":null,"pgbus-version":2}') == ("a", 2)
+        assert read_kind('{"type":"a","pgbus-topic":""}')[0] == ""
+        for bad in ("", "null", "[]", '{"pgbus-topic":1}', '{"type":null}'):
+            with pytest.raises(msgspec.MsgspecError):
+                read_kind(bad)
+
     def test_a_foreign_message(self) -> None:
         found = read_headers('{"type":"orders.created","id":"nope","a":[1,{"b":null}]}')
         assert found == msgspec.structs.replace(
@@ -97,7 +108,12 @@ class TestReadHeaders:
     )
     @settings(max_examples=300)
     def test_any_json_can_be_read(self, value: Any) -> None:
-        found = read_headers(msgspec.json.encode(value))
+        raw = msgspec.json.encode(value)
+        found = read_headers(raw)
+        with contextlib.suppress(msgspec.MsgspecError):
+            topic, version = read_kind(raw)
+            assert topic == (found.topic or "")
+            assert version == found.version or version < 1
         assert found.id is None or isinstance(found.id, UUID)
         for text in (found.topic, found.key, found.correlation_id, found.causation_id):
             assert text is None or isinstance(text, str)

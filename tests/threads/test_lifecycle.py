@@ -178,6 +178,34 @@ def test_a_handler_that_outlasts_the_grace_counts_as_no_failure(bus: Bus, bus_ds
     release.set()
 
 
+@pytest.mark.parametrize("asks", ["for the event", "for its context"])
+def test_what_a_key_had_done_before_the_grace_ended_is_done(bus: Bus, asks: str) -> None:
+    reached, release = threading.Event(), threading.Event()
+    handled: list[int] = []
+
+    def on_order(event: Created) -> None:
+        handled.append(event.n)
+        if event.n == 2 and not release.is_set():
+            reached.set()
+            release.wait(30)
+
+    def on_delivery(event: Created, context: Context) -> None:
+        on_order(event)
+
+    handler = on_order if asks == "for the event" else on_delivery
+    bus.subscribe("orders.*", name="billing", concurrency=1)(handler)
+    bus.declare()
+    bus.publish_many([Created(order="a", n=n) for n in range(5)])
+    bus.start()
+    assert reached.wait(10)
+    bus.stop(timeout=0)
+    release.set()
+    with bus.running():
+        assert bus.wait_idle(10)
+    assert handled == [0, 1, 2, 2, 3, 4]
+    assert not list(bus.dead_letters("billing"))
+
+
 def test_killed_connections_lose_nothing(bus: Bus, bus_dsn: str) -> None:
     handled: dict[str, list[int]] = {}
 

@@ -22,10 +22,11 @@ from pgbus.store.query import Operation
 from pgbus.store.settle import LaneSettlement, end_handling, settle
 from pgbus.threads import attempt, link, pool
 from pgbus.threads.batch import BatchWorker, _Part
+from pgbus.threads.delivery import Portion
 from pgbus.threads.engine import Engine
 from pgbus.threads.fetcher import Fetcher
 from pgbus.threads.session import Session
-from pgbus.threads.settler import Settlement, Settler
+from pgbus.threads.settler import Settler
 from pgbus.threads.subscription import Subscription
 from tests.torture.schedule import KINDS, POSTMASTER
 
@@ -167,7 +168,7 @@ def _commit_regardless() -> None:
 def _bury_in_two() -> None:
     original = Settler._store
 
-    def store(self: Settler, connection: Connection, group: Sequence[Settlement]) -> set[int]:
+    def store(self: Settler, connection: Connection, group: Sequence[Portion]) -> set[int]:
         dead = [letter for one in group for letter in one.lane.dead]
         if not dead:
             return original(self, connection, group)

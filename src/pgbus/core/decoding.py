@@ -83,6 +83,14 @@ class _Known(msgspec.Struct, frozen=True, gc=False):
     key: str | None = msgspec.field(default=None, name=envelope.KEY)
 
 
+class _Kind(msgspec.Struct, frozen=True, gc=False):
+    """The topic and the version alone, as they should be."""
+
+    type: str = ""
+    topic: str | None = msgspec.field(default=None, name=envelope.TOPIC)
+    version: int = msgspec.field(default=0, name=envelope.VERSION)
+
+
 class _Group(msgspec.Struct, frozen=True, gc=False):
     """The group alone, whatever it is."""
 
@@ -100,6 +108,7 @@ class _Only(_Known, frozen=True, forbid_unknown_fields=True, gc=False):
 
 
 _ONLY: Final = msgspec.json.Decoder(_Only)
+_KIND: Final = msgspec.json.Decoder(_Kind)
 _KNOWN: Final = msgspec.json.Decoder(_Known)
 _GROUP: Final = msgspec.json.Decoder(_Group)
 _DOWNCASTS: Final = msgspec.json.Decoder(_Downcasts)
@@ -133,6 +142,16 @@ def read_headers(raw: str | bytes | None) -> Incoming:
         own,
         known.source,
     )
+
+
+def read_kind(raw: str | bytes) -> tuple[str, int]:
+    """Read the topic and the version of a message, where :func:`read_headers` finds them too.
+
+    Raises:
+        msgspec.MsgspecError: one of them is not of its type, or ``raw`` is no object.
+    """
+    kind = _KIND.decode(raw)
+    return kind.type if kind.topic is None else kind.topic, kind.version
 
 
 def read_downcasts(raw: str | bytes | None) -> dict[int, bytes]:

@@ -1,14 +1,14 @@
 """What a worker holds: messages of leased lanes."""
 
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+
+import msgspec
 
 FIRST_LANE = -(2**63)
 LAST_LANE = 2**63 - 1
 
 
-class Message(NamedTuple):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """A row of a queue, not yet decoded."""
 
     msg_id: int
@@ -27,9 +27,11 @@ class Message(NamedTuple):
         """The number of this attempt, from 1."""
         return self.failures + self.deaths + 1
 
+    def __repr__(self) -> str:
+        return f"Message({self.msg_id})"  # and no payload
 
-@dataclass(slots=True)
-class Chunk:
+
+class Chunk(msgspec.Struct, eq=False):
     """The first events of one leased lane: the unit that moves between threads."""
 
     subscription: int
@@ -37,4 +39,4 @@ class Chunk:
     token: int
     suspect: bool
     """A worker died while it held this event, which is therefore handled alone."""
-    messages: list[Message] = field(repr=False)
+    messages: list[Message]

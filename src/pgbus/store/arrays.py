@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 def numbers(values: Iterable[float | None]) -> str:
     """Return an array literal of numbers."""
-    return "{" + ",".join("NULL" if value is None else repr(value) for value in values) + "}"
+    return "{" + repr(list(values))[1:-1].replace("None", "NULL") + "}"
 
 
 def booleans(values: Iterable[bool]) -> str:

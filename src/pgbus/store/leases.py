@@ -6,7 +6,7 @@ The protocol itself, with the races it closes, is described in ``sql/migrations/
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pgbus.model.delivery import LAST_LANE, Chunk, Message
 from pgbus.store.arrays import numbers
@@ -59,16 +59,21 @@ class Polled(NamedTuple):
     asleep: bool | None
 
 
-class _Row(NamedTuple):
-    lane: int | None
-    msg_id: int | None
-    available: bool | None
-    enqueued_at: datetime
-    body: str | None
-    headers: str | None
-    failures: int | None
-    deaths: int | None
-    suspect: bool
+_Row = tuple[
+    int | None,  # lane
+    int | None,  # msg_id
+    bool | None,  # available
+    datetime,  # enqueued_at
+    str | None,  # body
+    str | None,  # headers
+    int | None,  # failures
+    int | None,  # deaths
+    bool,  # suspect
+]
+
+
+def _row(*values: Any) -> _Row:
+    return values
 
 
 def take(wish: Take) -> Operation[Taken]:
@@ -86,11 +91,11 @@ def take(wish: Take) -> Operation[Taken]:
             wish.awake,
             wish.careful,
         ),
-        _Row,
+        _row,
         prepare=None,
     )
     rows = yield from ask(query)
-    last = rows[0].msg_id
+    last = rows[0][1]
     resume = None if last is None or last >= LAST_LANE else last + 1
     chunks: dict[int, Chunk] = {}
     closed = set()

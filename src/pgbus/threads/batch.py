@@ -13,13 +13,13 @@ from typing import Any
 from uuid import UUID
 
 from pgbus.core.encoding import MISSING, Encoded
-from pgbus.core.verdict import Again, Done, GiveBack, Verdict
+from pgbus.core.verdict import Again, Done, GiveBack
 from pgbus.model.config import Reject, RetryAfter
 from pgbus.model.event import Event
 from pgbus.store.settle import LaneSettlement
 from pgbus.threads.attempt import Result
 from pgbus.threads.context import Context, published
-from pgbus.threads.delivery import Delivery, Portion, portion_of
+from pgbus.threads.delivery import Delivery, Portion
 from pgbus.threads.subscription import Hold
 from pgbus.threads.worker import Worker
 
@@ -160,7 +160,7 @@ class BatchWorker(Worker):
 
     def _prepare(self, hold: Hold) -> _Part:
         """Decode a chunk's events, up to one that is troubled or none: that comes alone."""
-        part = _Part(portion_of(hold))
+        part = _Part(self._portion(hold))
         for message in hold.chunk.messages:
             if hold.lost or hold.chunk.suspect or message.failures or self._subscription.closed:
                 break
@@ -178,17 +178,18 @@ class BatchWorker(Worker):
         contexts = [delivery.context for part in parts for delivery in part.deliveries]
         context = BatchContext(contexts, self._extend)
         for part in parts:
-            part.portion.last = part.deliveries[0]
+            part.portion.last = part.deliveries[0].message
 
         def finish() -> tuple[list[LaneSettlement], list[Encoded]]:
             self._require_whole(parts, context)
             concluded = self._drafts(parts)
             self._conclude(concluded, context)
-            lanes = [part.portion.settlement for part in concluded]
+            lanes = [part.portion.lane for part in concluded]
             return lanes, [event for part in concluded for event in part.portion.outgoing]
 
-        trying = [(part.portion, part.deliveries[0]) for part in parts]
-        result = self._try(trying, events, context, finish, events=len(events))
+        trying = [(part.portion, part.deliveries[0].message) for part in parts]
+        first = parts[0].deliveries[0]
+        result = self._try(first, trying, events, context, finish, events=len(events))
         if result is None:
             return True
         verdict, error = result
@@ -196,8 +197,8 @@ class BatchWorker(Worker):
             if not self._attempts.transactional:
                 finish()
         elif isinstance(verdict, GiveBack) or (isinstance(verdict, Again) and not verdict.counted):
-            for portion, delivery in trying:
-                self._enter(portion, delivery, verdict, error)
+            for part in parts:
+                self._enter(part.portion, part.deliveries[0], verdict, error)
         else:
             return False
         for part in parts:
@@ -215,7 +216,7 @@ class BatchWorker(Worker):
         """
         if not self._attempts.transactional:
             return parts
-        return [replace(part, portion=portion_of(part.portion.hold)) for part in parts]
+        return [replace(part, portion=self._portion(part.portion.hold)) for part in parts]
 
     def _require_whole(self, parts: Sequence[_Part], context: BatchContext) -> None:
         """Raise where a transaction may hold what was done for events that come again.
@@ -244,7 +245,7 @@ class BatchWorker(Worker):
         """Enter what became of each event; what follows one that stops its lane goes back."""
         errors = iter(context.errors())
         for part in parts:
-            part.portion.settlement.release = True
+            part.portion.lane.release = True
             goes_on = True
             for delivery in part.deliveries:
                 error = next(errors)
@@ -256,26 +257,18 @@ class BatchWorker(Worker):
                 if error is None:
                     part.portion.outgoing += published(delivery.context)
 
-    def _enter(
-        self, portion: Portion, delivery: Delivery, verdict: Verdict, error: BaseException | None
-    ) -> bool:
-        portion.events += 1
-        return self._outcomes.apply(
-            verdict, error, delivery.message, delivery.context, portion.settlement
-        )
-
     def _try_one(
         self, portion: Portion, delivery: Delivery, event: Any, *, last: bool
     ) -> Result | None:
         context = BatchContext([delivery.context], self._extend)
-        part = _Part(portion_of(portion.hold), [delivery], [event])
+        part = _Part(self._portion(portion.hold), [delivery], [event])
 
         def finish() -> tuple[list[LaneSettlement], list[Encoded]]:
             self._conclude([part], context)
-            part.portion.settlement.release = last or context.errors() != [None]
-            return [part.portion.settlement], part.portion.outgoing
+            part.portion.lane.release = last or context.errors() != [None]
+            return [part.portion.lane], part.portion.outgoing
 
-        result = self._try([(portion, delivery)], [event], context, finish, events=1)
+        result = self._try(delivery, [(portion, delivery.message)], [event], context, finish)
         [error] = context.errors()
         if result is None or error is None or not isinstance(result[0], Done):
             return result

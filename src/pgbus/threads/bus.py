@@ -389,7 +389,6 @@ class Bus(Administration):
             with translated():
                 engine.start()
             self._engine = engine
-        logger.info("running: %s", ", ".join(sorted(self._definitions)))
 
     def stop(self, timeout: float = GRACE) -> None:
         """Stop: handlers finish, at most for ``timeout`` seconds; the rest goes back; idempotent.

@@ -41,6 +41,14 @@ class Call:
         self._abandoned = abandoned
         self._end = threading.Lock()  # taken once, by whoever ends the call
 
+    def again(self) -> None:
+        """Begin anew; only after :meth:`finish`, for a call without a timeout.
+
+        The watchdog, which may act on what it saw a moment ago, knows nothing of those.
+        """
+        self.started_at = time.monotonic()
+        self._end.release()
+
     def finish(self) -> bool:
         """End the call; false where it had been abandoned."""
         return self._end.acquire(blocking=False)

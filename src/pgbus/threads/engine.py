@@ -21,6 +21,7 @@ from pgbus.threads.call import Watchdog
 from pgbus.threads.context import Context, Incident
 from pgbus.threads.contracts import Contracts
 from pgbus.threads.crew import Crew
+from pgbus.threads.delivery import Portion
 from pgbus.threads.fetcher import Fetcher
 from pgbus.threads.keeper import Keeper
 from pgbus.threads.link import Link, Outage
@@ -29,7 +30,7 @@ from pgbus.threads.pool import Pool
 from pgbus.threads.publisher import Publisher
 from pgbus.threads.server import Server
 from pgbus.threads.session import Session
-from pgbus.threads.settler import Settlement, Settler
+from pgbus.threads.settler import Settler
 from pgbus.threads.station import Station
 from pgbus.threads.subscription import Hold, Subscription
 from pgbus.threads.versions import Versions
@@ -153,7 +154,7 @@ class Engine:
         )
 
     def _give_back(self, subscription: Subscription, hold: Hold, lane: LaneSettlement) -> None:
-        self._settler.put(Settlement(subscription, hold, lane, events=0))
+        self._settler.put(Portion(subscription, hold, lane))
 
     def start(self) -> None:
         """Register the worker and start every thread.
@@ -162,6 +163,8 @@ class Engine:
             psycopg.Error, PgbusError: the worker could not be registered; nothing runs.
         """
         self._keeper.start()
+        # Before the first handler can say anything.
+        logger.info("running: %s", ", ".join(sorted(one.name for one in self._subscriptions)))
         try:
             self._watchdog.start()
             self._settler.start()

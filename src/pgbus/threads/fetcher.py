@@ -249,7 +249,7 @@ class Fetcher:
             nothing = Hold(_empty(order, lane), session)
             self._give_back(subscription, nothing, LaneSettlement(lane, order.token, release=True))
         if taken.chunks:
-            subscription.deliver(Hold(chunk, session) for chunk in taken.chunks)
+            subscription.deliver([Hold(chunk, session) for chunk in taken.chunks])
             subscription.streak += 1
             subscription.vain = 0
             self._patience = 0.0

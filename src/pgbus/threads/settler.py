@@ -12,38 +12,22 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
-import msgspec
 import psycopg
 
-from pgbus.core.encoding import Encoded
 from pgbus.errors import LeaseLost, PgbusError, Unroutable
 from pgbus.store.publish import publish
 from pgbus.store.query import run
 from pgbus.store.routes import Routes
 from pgbus.store.settle import LaneSettlement, settle
+from pgbus.threads.delivery import Portion
 from pgbus.threads.link import INTERRUPTED, Backoff, Link, Outage, as_store_error
-from pgbus.threads.subscription import Hold, Subscription
 
 logger = logging.getLogger(__name__)
 
 MOST = 5_000
-"""Settlements in one statement."""
+"""Portions in one statement."""
 LATER = ("53", "55", "57")
 """Classes of errors that pass: no disk, memory or connections; a lock; an operator's doing."""
-
-
-class Settlement(msgspec.Struct):
-    """Some events of one chunk, ready to be settled."""
-
-    subscription: Subscription
-    hold: Hold
-    lane: LaneSettlement
-    events: int
-    outgoing: list[Encoded] = []
-    """What the handlers published: stored in the transaction of the acknowledgement."""
-    on_fenced: Callable[[BaseException], None] | None = None
-    on_unroutable: Callable[[Unroutable], "LaneSettlement"] | None = None
-    """Turns the settlement into a failure, should what it publishes lead nowhere."""
 
 
 class Settler:
@@ -73,7 +57,7 @@ class Settler:
         self._outage = outage
         self._settled = settled
         self._expect = expect
-        self._inbox: queue.SimpleQueue[Settlement | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Portion | None] = queue.SimpleQueue()
         self._abort = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pgbus-settler", daemon=True)
 
@@ -85,9 +69,9 @@ class Settler:
         """Whether the calling thread is this one."""
         return threading.current_thread() is self._thread
 
-    def put(self, settlement: Settlement) -> None:
-        """Hand in a settlement; called from any thread."""
-        self._inbox.put(settlement)
+    def put(self, portion: Portion) -> None:
+        """Hand in a portion; called from any thread."""
+        self._inbox.put(portion)
 
     def stop(self, until: float) -> bool:
         """Settle what was handed in, and end; false where there was no time for it.
@@ -118,8 +102,8 @@ class Settler:
         finally:
             self._link.drop()
 
-    def _collect(self) -> tuple[list[Settlement], bool]:
-        batch: list[Settlement] = []
+    def _collect(self) -> tuple[list[Portion], bool]:
+        batch: list[Portion] = []
         first = self._inbox.get()
         while first is not None:
             batch.append(first)
@@ -131,7 +115,7 @@ class Settler:
                 return batch, False
         return batch, True
 
-    def _settle(self, group: "Sequence[Settlement]", *, sent: bool = False) -> None:
+    def _settle(self, group: "Sequence[Portion]", *, sent: bool = False) -> None:
         """Settle lanes of one subscription and session, trying until the database answers.
 
         Parameters:
@@ -168,7 +152,7 @@ class Settler:
                 return
 
     def _store(
-        self, connection: "psycopg.Connection[tuple[object, ...]]", group: "Sequence[Settlement]"
+        self, connection: "psycopg.Connection[tuple[object, ...]]", group: "Sequence[Portion]"
     ) -> set[int]:
         subscription, session = group[0].subscription, group[0].hold.session
         lanes = _merge(group)
@@ -183,19 +167,19 @@ class Settler:
             )
         return owned
 
-    def _settle_apart(self, group: "Sequence[Settlement]", unroutable: Unroutable) -> None:
+    def _settle_apart(self, group: "Sequence[Portion]", unroutable: Unroutable) -> None:
         """Find the one whose publishing leads nowhere, so that it fails alone."""
         if len(group) > 1:
             for one in group:
                 self._settle([one])
             return
         [one] = group
-        assert one.on_unroutable is not None
-        one.lane = one.on_unroutable(unroutable)
+        assert one.answering is not None
+        one.lane = one.answering.unroutable(one, unroutable)
         one.outgoing = []
         self._settle([one])
 
-    def _give_up(self, one: Settlement, error: psycopg.Error) -> None:
+    def _give_up(self, one: Portion, error: psycopg.Error) -> None:
         """Let go of a lane whose settlement the database refuses: its events come again."""
         logger.error(
             "subscription %s: an event cannot be settled and is delivered again: %s",
@@ -207,33 +191,33 @@ class Settler:
             one.outgoing = []
             self._settle([one])
 
-    def _finish(self, group: "Sequence[Settlement]", owned: set[int], *, sent: bool) -> None:
+    def _finish(self, group: "Sequence[Portion]", owned: set[int], *, sent: bool) -> None:
         for one in group:
             if one.lane.lane not in owned and not sent and not one.hold.abandoned:
                 self._fence(one)
             if one.lane.again is not None:
                 self._expect(one.subscription.name, one.lane.again[1])
-            one.subscription.settled(one.hold, one.events, released=one.lane.release)
+        subscription = group[0].subscription
+        subscription.settled([(one.hold, one.events, one.lane.release) for one in group])
 
-    def _fence(self, one: Settlement) -> None:
+    def _fence(self, one: Portion) -> None:
         first = not one.hold.fenced
         one.hold.fenced = True
         touched = one.lane.done or one.lane.dead or one.lane.again
-        if first and touched and one.on_fenced is not None:
-            one.on_fenced(
-                LeaseLost(
-                    f"subscription {one.subscription.name}: the lease was lost before the "
-                    "acknowledgement; nothing was changed, and the event is delivered again"
-                )
+        if first and touched and one.answering is not None:
+            error = LeaseLost(
+                f"subscription {one.subscription.name}: the lease was lost before the "
+                "acknowledgement; nothing was changed, and the event is delivered again"
             )
+            one.answering.fenced(one, error)
 
 
-def _says_something(one: Settlement) -> bool:
+def _says_something(one: Portion) -> bool:
     """Whether it is more than to let go of a lane."""
     return bool(one.lane.done or one.lane.dead or one.lane.again is not None)
 
 
-def _must_wait(one: Settlement, error: psycopg.Error) -> bool:
+def _must_wait(one: Portion, error: psycopg.Error) -> bool:
     """Whether to go on trying: there is nothing left to leave out, and it may work later.
 
     Given up for good, the key would be stuck for as long as this worker lives.
@@ -241,14 +225,14 @@ def _must_wait(one: Settlement, error: psycopg.Error) -> bool:
     return not _says_something(one) and (error.sqlstate or "").startswith(LATER)
 
 
-def _groups(batch: "Sequence[Settlement]") -> "list[list[Settlement]]":
-    groups: dict[tuple[int, int], list[Settlement]] = {}
+def _groups(batch: "Sequence[Portion]") -> "list[list[Portion]]":
+    groups: dict[tuple[int, int], list[Portion]] = {}
     for one in batch:
         groups.setdefault((one.subscription.number, one.hold.session.id), []).append(one)
     return list(groups.values())
 
 
-def _merge(group: "Sequence[Settlement]") -> list[LaneSettlement]:
+def _merge(group: "Sequence[Portion]") -> list[LaneSettlement]:
     """Join what was handed in of the same lease; the last word decides whether it is let go."""
     merged: dict[tuple[int, int], LaneSettlement] = {}
     for one in group:

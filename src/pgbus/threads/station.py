@@ -13,9 +13,9 @@ from pgbus.store.query import Operation
 from pgbus.store.workers import known_elsewhere
 from pgbus.threads.call import Call, Watchdog
 from pgbus.threads.context import Context, Incident
+from pgbus.threads.delivery import Portion
 from pgbus.threads.server import Server
 from pgbus.threads.session import Session
-from pgbus.threads.settler import Settlement
 from pgbus.threads.versions import Versions
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Station:
     """See the module.
 
     Parameters:
-        put: hands a settlement to the settler.
+        put: hands a portion to the settler.
         released: tells the fetcher that there may be room for more.
         encode: makes an event that a handler publishes ready to be stored.
         ask: runs an operation on a connection of the bus.
@@ -92,7 +92,7 @@ class Station:
     def __init__(
         self,
         *,
-        put: Callable[[Settlement], None],
+        put: Callable[[Portion], None],
         released: Callable[[], None],
         encode: Callable[[Outgoing, Context], Encoded],
         ask: Callable[[Callable[[], Operation[bool]]], bool],

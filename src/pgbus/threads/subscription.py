@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -76,14 +76,14 @@ class Subscription:
         """Whether no suspect of an earlier death is in hand."""
         return self._suspects == 0
 
-    def deliver(self, holds: Iterable[Hold]) -> None:
+    def deliver(self, holds: Sequence[Hold]) -> None:
         """Hand chunks to the workers."""
         with self._changed:
             for hold in holds:
                 self._inbox.append(hold)
                 self._in_hand += hold.unsettled
                 self._suspects += hold.chunk.suspect
-                self._changed.notify()
+            self._changed.notify(len(holds))
 
     # The workers' side.
 
@@ -121,16 +121,16 @@ class Subscription:
 
     # The settler's side.
 
-    def settled(self, hold: Hold, events: int, *, released: bool) -> None:
-        """Note that events of a chunk are settled, and its lane let go or not."""
+    def settled(self, portions: Iterable[tuple[Hold, int, bool]]) -> None:
+        """Note how many events of chunks are settled, and whether their lanes were let go."""
         with self._changed:
-            if released:
-                events = hold.unsettled
-                self._suspects -= hold.chunk.suspect
-            hold.unsettled -= events
-            self._in_hand -= events
-        if released:
-            self.ready = True
+            for hold, events, released in portions:
+                if released:
+                    events = hold.unsettled
+                    self._suspects -= hold.chunk.suspect
+                    self.ready = True
+                hold.unsettled -= events
+                self._in_hand -= events
 
     # Stopping.
 

@@ -8,18 +8,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
-from pgbus.core.decoding import read_headers
+from pgbus.core.decoding import read_headers, read_kind
 from pgbus.core.encoding import Encoded
-from pgbus.core.verdict import Done
+from pgbus.core.verdict import Done, Verdict
 from pgbus.errors import Unroutable
 from pgbus.model.delivery import Chunk, Message
 from pgbus.store.settle import LaneSettlement
 from pgbus.threads.attempt import DONE, Attempts, Finish, Result
 from pgbus.threads.call import Call, Reason
 from pgbus.threads.context import Context, published
-from pgbus.threads.delivery import Delivery, Portion, portion_of
+from pgbus.threads.delivery import Delivery, Portion
 from pgbus.threads.outcome import Outcomes, TimedOut
-from pgbus.threads.settler import Settlement
 from pgbus.threads.station import Station
 from pgbus.threads.subscription import Hold, Subscription
 
@@ -52,6 +51,8 @@ class Worker:
         self.number = number
         self._subscription = subscription
         self._definition = subscription.definition
+        handler, limited = self._definition.handler, self._definition.timeout is not None
+        self._handler = handler
         self._station = station
         self._outcomes = Outcomes(subscription.definition, station.report)
         self._attempts = Attempts(subscription, station, self._outcomes)
@@ -61,8 +62,12 @@ class Worker:
         self._call: Call | None = None
         # What the thread that gives a call up reads while this one is in the handler.
         self._pending: deque[Hold] = deque()
-        self._trying: list[tuple[Portion, Delivery]] = []
+        self._trying: list[tuple[Portion, Message]] = []
         self._gone = False
+        # Most calls are of this kind: nobody limits them, and nothing but the event is asked for.
+        self._quick = handler.is_plain and not (handler.is_async or handler.is_batch or limited)
+        self._quick_call = Call(None, self._give_up)
+        self._quick_call.finish()
         name = f"pgbus-{subscription.name}-{number}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -107,29 +112,64 @@ class Worker:
         """Let go of chunks over which this code itself has failed: their keys must not be stuck."""
         logger.critical("a worker of %s broke", self._subscription.name, exc_info=error)
         for hold in holds:
-            portion = portion_of(hold)
+            portion = self._portion(hold)
             hold.abandoned = True
-            portion.settlement.again = (hold.chunk.messages[0].msg_id, BROKEN, "release")
+            portion.lane.again = (hold.chunk.messages[0].msg_id, BROKEN, "release")
             self._flush(portion, release=True)
 
     def _handle_chunk(self, hold: Hold) -> None:
-        portion = portion_of(hold)
+        portion = self._portion(hold)
         messages = hold.chunk.messages
         for position, message in enumerate(messages):
             if hold.lost or self._subscription.closed:
                 break
             last = position == len(messages) - 1
-            match self._handle(portion, message, last=last):
-                case "over":
-                    return
-                case "stop":
-                    self._flush(portion, release=True)
-                    return
+            step = self._handle_quickly(portion, message) if self._quick else None
+            if step is None:
+                step = self._handle(portion, message, last=last)
+            if step == "over":
+                return
+            if step == "stop":
+                self._flush(portion, release=True)
+                return
             if not last and portion.events and portion.since + self._patience < time.monotonic():
                 self._flush(portion, release=False)
-                portion = portion_of(hold)
+                portion = self._portion(hold)
         if hold.unsettled or portion.events:
             self._flush(portion, release=True)
+
+    def _handle_quickly(self, portion: Portion, message: Message) -> Step | None:
+        """Handle an event with which nothing is special, as nearly all are; else return ``None``.
+
+        What is wrong with a message, if anything, is left to :meth:`_handle` to find out.
+        """
+        if message.troubled:
+            return None
+        try:
+            kind = read_kind(message.headers or "")
+            event = self._handler.decoders[kind].decode(message.body or "")
+        except Exception:
+            return None
+        call = self._quick_call
+        self._trying, self._call = [(portion, message)], call
+        call.again()
+        portion.last = message
+        failure = None
+        try:
+            self._handler.function(event)
+        except BaseException as error:  # SystemExit in a thread is a failure of the handler, too
+            failure = error
+        if not call.finish():
+            self._gone = True
+            return "over"
+        self._subscription.demand.observe(time.monotonic() - call.started_at)
+        if failure is not None:
+            verdict = self._outcomes.judge(message, failure)
+            delivery = self._delivery(portion.hold, message)
+            return "on" if self._enter(portion, delivery, verdict, failure) else "stop"
+        portion.lane.done.append(message.msg_id)
+        portion.events += 1
+        return "on"
 
     def _handle(self, portion: Portion, message: Message, *, last: bool) -> Step:
         """Handle one event, and say how its chunk goes on."""
@@ -146,19 +186,31 @@ class Worker:
                     self._settled(hold, 1, released=last)
                     return "over" if last else "on"
                 portion.outgoing += published(context)
-        verdict, error = result
-        portion.last = delivery
-        if not self._outcomes.apply(verdict, error, message, context, portion.settlement):
+        portion.last = message
+        if not self._enter(portion, delivery, *result):
             return "stop"
-        portion.events += 1
         # A transactional successor settles itself: it must not overtake what the portion holds.
         return "stop" if self._attempts.transactional else "on"
 
+    def _enter(
+        self, portion: Portion, delivery: Delivery, verdict: Verdict, error: BaseException | None
+    ) -> bool:
+        """Enter what became of an event; true where the next of its lane may follow."""
+        portion.events += 1
+        return self._outcomes.apply(
+            verdict, error, delivery.message, delivery.context, portion.lane
+        )
+
     def _settled(self, hold: Hold, events: int, *, released: bool) -> None:
         """Note what a handler's transaction has settled, past the settler."""
-        self._subscription.settled(hold, events, released=released)
+        self._subscription.settled([(hold, events, released)])
         if self._subscription.wish() is not None:
             self._station.released()
+
+    def _portion(self, hold: Hold) -> Portion:
+        """Return the portion of a chunk of which nothing is done yet."""
+        lane = LaneSettlement(hold.chunk.lane, hold.chunk.token, release=False)
+        return Portion(self._subscription, hold, lane, time.monotonic(), answering=self)
 
     def _delivery(self, hold: Hold, message: Message) -> Delivery:
         incoming = read_headers(message.headers)
@@ -176,20 +228,22 @@ class Worker:
         self, portion: Portion, delivery: Delivery, event: Any, *, last: bool
     ) -> Result | None:
         finish = partial(_acknowledged, portion.hold.chunk, delivery, last)
-        return self._try([(portion, delivery)], event, delivery.context, finish, events=1)
+        return self._try(delivery, [(portion, delivery.message)], event, delivery.context, finish)
 
     def _try(
         self,
-        trying: list[tuple[Portion, Delivery]],
+        first: Delivery,
+        trying: list[tuple[Portion, Message]],
         argument: Any,
         context: Any,
         finish: Finish,
         *,
-        events: int,
+        events: int = 1,
     ) -> Result | None:
         """Try the handler; ``None`` where somebody gave the call up meanwhile.
 
         Parameters:
+            first: the event that answers for all.
             trying: the portions that are in the call, each with the event that answers for it.
             finish: what a transaction settles and publishes once the handler has returned.
             events: how many the call handles.
@@ -198,7 +252,6 @@ class Worker:
         self._trying, self._call = trying, call
         if call.deadline is not None:
             self._station.watchdog.watch(call)
-        first = trying[0][1]
         result = DONE
         try:
             if self._attempts.transactional:
@@ -218,21 +271,21 @@ class Worker:
         return result
 
     def _flush(self, portion: Portion, *, release: bool) -> None:
-        portion.settlement.release = release
-        settlement = Settlement(
-            self._subscription, portion.hold, portion.settlement, portion.events, portion.outgoing
-        )
-        if portion.last is not None:
-            settlement.on_fenced = partial(self._outcomes.fenced, portion.last.context)
-            settlement.on_unroutable = partial(self._unroutable, portion.last)
-        self._station.put(settlement)
+        portion.lane.release = release
+        self._station.put(portion)
 
-    def _unroutable(self, delivery: Delivery, error: Unroutable) -> LaneSettlement:
+    def fenced(self, portion: Portion, error: BaseException) -> None:
+        """Tell that the lease of a portion was lost; see ``Answering``."""
+        if portion.last is not None:
+            self._outcomes.fenced(self._delivery(portion.hold, portion.last).context, error)
+
+    def unroutable(self, portion: Portion, error: Unroutable) -> LaneSettlement:
         """What a handler published leads nowhere: its attempt has failed after all."""
-        chunk, message = delivery.hold.chunk, delivery.message
-        lane = LaneSettlement(chunk.lane, chunk.token, release=True)
-        verdict = self._outcomes.judge(message, error)
-        self._outcomes.apply(verdict, error, message, delivery.context, lane)
+        assert portion.last is not None
+        delivery = self._delivery(portion.hold, portion.last)
+        lane = LaneSettlement(portion.lane.lane, portion.lane.token, release=True)
+        verdict = self._outcomes.judge(delivery.message, error)
+        self._outcomes.apply(verdict, error, delivery.message, delivery.context, lane)
         return lane
 
     def _give_up(self, reason: Reason) -> None:
@@ -241,21 +294,21 @@ class Worker:
         The worker's thread touches neither the portions nor the chunks any more: it finds the call
         abandoned when the handler returns.
         """
-        for portion, delivery in self._trying:
+        for portion, message in self._trying:
             portion.hold.abandoned = True
-            message, context = delivery.message, delivery.context
+            context = self._delivery(portion.hold, message).context
             if reason == "shutdown":
                 logger.warning(
                     "the handler outlasted the grace: given back", extra=context.log_extra()
                 )
-                portion.settlement.again = (message.msg_id, 0.0, "release")
+                portion.lane.again = (message.msg_id, 0.0, "release")
             else:
                 error = TimedOut(f"the handler took longer than {self._definition.timeout:g} s")
                 verdict = self._outcomes.judge(message, error)
-                self._outcomes.apply(verdict, error, message, context, portion.settlement)
+                self._outcomes.apply(verdict, error, message, context, portion.lane)
             self._flush(portion, release=True)
         while self._pending:
-            self._flush(portion_of(self._pending.popleft()), release=True)
+            self._flush(self._portion(self._pending.popleft()), release=True)
         if reason == "timeout":
             # An async handler is cancelled: its thread ends by itself.
             if self._call is None or self._call.future is None:
