@@ -350,8 +350,8 @@ create or replace function pgbus.:function(
     p_worker bigint, p_lane bigint, p_token bigint, p_release boolean, p_done bigint,
     p_troubled boolean
 )
--- Whether the worker still held the lane; if not, nothing was done.
-returns boolean
+-- PB001 where the worker does not hold the lane any more.
+returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp set enable_seqscan = off
 as $function$
@@ -368,13 +368,12 @@ begin
         for update;
     end if;
     if not found then
-        return false;
+        raise exception 'the lease was lost' using errcode = 'PB001';
     end if;
     delete from pgmq.:queue m where m.msg_id = p_done;
     if p_troubled then
         delete from pgbus.attempt a where a.subscription = :id and a.msg_id = p_done;
     end if;
-    return true;
 end
 $function$
 $template$);

@@ -13,6 +13,3 @@ select {settle}(
     %s::bigint[], %s::bigint[], %s::text[],
     %s, %s
 )
-
--- name: acknowledge
-select {acknowledge}(%s::bigint, %s::bigint, %s::bigint, %s, %s::bigint, %s)

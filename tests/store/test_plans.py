@@ -8,8 +8,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from pgbus.model.delivery import Chunk
 from pgbus.store import leases, workers
+from pgbus.store.handling import acknowledgement
 from pgbus.store.query import run
-from pgbus.store.settle import end_handling
 from tests.servers import Server
 from tests.store.meter import buffers, metered
 from tests.store.queue import Connection, Queue
@@ -138,7 +138,7 @@ def test_acknowledging_within_a_transaction_uses_its_indexes_alone(
         lane = done(chunk, release=release)
         del lane.done[1:]
         with metered(connection) as reading:
-            assert run(connection, end_handling(any_queue.name, worker.id, [lane]))
+            connection.execute(acknowledgement(any_queue.name, worker.id, lane))
         assert reading.scanned == {}
         assert reading.total <= 10
 

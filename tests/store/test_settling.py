@@ -1,14 +1,18 @@
 """Settling: what a worker still owns is done, the rest is as if it had said nothing."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import psycopg
 import pytest
+from psycopg.pq import TransactionStatus
 
 from pgbus import Bus
+from pgbus.errors import LeaseLost
 from pgbus.store import leases, workers
+from pgbus.store.handling import begin_handling, end_handling
 from pgbus.store.query import run
-from pgbus.store.settle import LaneSettlement, end_handling, settle
+from pgbus.store.settle import LaneSettlement, settle
 from tests.proxy import FaultProxy
 from tests.store.queue import Connection, Queue
 from tests.store.worker import Worker, done, ids
@@ -27,6 +31,10 @@ def unreliable(bus_dsn: str) -> Iterator[FaultProxy]:
 @pytest.fixture
 def worker(another: Another, queue: Queue) -> Worker:
     return Worker(another(), queue)
+
+
+def effects(queue: Queue) -> int:
+    return len(queue.connection.execute("select n from effect").fetchall())
 
 
 def test_only_the_lanes_still_owned_are_touched(
@@ -214,24 +222,64 @@ def test_a_handler_that_ends_its_transaction_is_noticed(
     lanes = [done(chunk) for chunk in worker.take().chunks]
     held = queue.leases()
     connection = worker.connection
-    connection.deferrable = True
+    end = partial(end_handling, queue.name, worker.id, lanes)
 
     def refuses() -> None:
         with pytest.raises(psycopg.errors.InvalidTransactionTermination):
-            run(connection, end_handling(queue.name, worker.id, lanes))
+            run(connection, end())
 
-    with connection.transaction():
-        connection.execute("create table effect ()")
+    run(connection, begin_handling())
+    connection.execute("create table effect ()")
+    connection.execute("commit")
     refuses()
     connection.execute("begin")
     refuses()
     connection.execute("rollback")
     assert len(queue.ids()) == len(lanes)
     assert queue.leases() == held
-    with connection.transaction(), connection.transaction():
-        assert run(connection, end_handling(queue.name, worker.id, lanes))
+    run(connection, begin_handling())
+    with connection.transaction():
+        connection.execute("create table another ()")
+    run(connection, end())
+    assert connection.info.transaction_status == TransactionStatus.IDLE
     assert queue.ids() == []
     assert queue.leases() == {}
+
+
+def test_what_ends_a_handlers_transaction_begins_the_next(queue: Queue, worker: Worker) -> None:
+    queue.send(*"kl")
+    first, second = (done(chunk) for chunk in worker.take().chunks)
+    connection = worker.connection
+    connection.execute("create table effect (n integer)")
+    run(connection, begin_handling())
+    connection.execute("insert into effect values (1)")
+    run(connection, end_handling(queue.name, worker.id, [first], more=True))
+    connection.execute("insert into effect values (2)")
+    assert effects(queue) == 1
+    run(connection, end_handling(queue.name, worker.id, [second]))
+    assert effects(queue) == 2
+    assert queue.ids() == []
+    assert queue.leases() == {}
+
+
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("more", [False, True])
+def test_nothing_is_committed_of_a_handler_that_lost_its_lease(
+    another: Another, queue: Queue, worker: Worker, *, batch: bool, more: bool
+) -> None:
+    queue.send(*"kl" if batch else "k")
+    lanes = [done(chunk) for chunk in worker.take().chunks]
+    worker.connection.execute("create table effect (n integer)")
+    worker.die()
+    heir = Worker(another(), queue)
+    taken = heir.take().chunks
+    run(worker.connection, begin_handling())
+    worker.connection.execute("insert into effect values (1)")
+    with pytest.raises(LeaseLost):
+        run(worker.connection, end_handling(queue.name, worker.id, lanes, more=more))
+    worker.connection.execute("rollback")
+    assert effects(queue) == 0
+    assert heir.finish(*taken) == {chunk.lane for chunk in taken}
 
 
 def test_a_handler_that_was_stopped_keeps_nobody_from_taking_its_key_over(
@@ -240,13 +288,14 @@ def test_a_handler_that_was_stopped_keeps_nobody_from_taking_its_key_over(
     queue.send("k")
     [chunk] = worker.take().chunks
     queue.connection.execute("create table effect (n integer)")
-    worker.connection.deferrable = True
-    with worker.connection.transaction(force_rollback=True):
-        worker.connection.execute("insert into effect values (1)")
-        queue.connection.execute("set lock_timeout = '2s'")
-        worker.die()
-        successor = Worker(another(), queue)
-        [fresh] = successor.take().chunks
-        assert successor.finish(fresh) == {fresh.lane}
-        assert not run(worker.connection, end_handling(queue.name, worker.id, [done(chunk)]))
-    assert queue.connection.execute("select count(*) from effect").fetchone() == (0,)
+    run(worker.connection, begin_handling())
+    worker.connection.execute("insert into effect values (1)")
+    queue.connection.execute("set lock_timeout = '2s'")
+    worker.die()
+    successor = Worker(another(), queue)
+    [fresh] = successor.take().chunks
+    assert successor.finish(fresh) == {fresh.lane}
+    with pytest.raises(LeaseLost):
+        run(worker.connection, end_handling(queue.name, worker.id, [done(chunk)]))
+    worker.connection.execute("rollback")
+    assert effects(queue) == 0

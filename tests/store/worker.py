@@ -2,13 +2,13 @@
 
 import secrets
 
-import psycopg
-
+from pgbus.errors import LeaseLost
 from pgbus.model.delivery import FIRST_LANE, Chunk
 from pgbus.store import leases, workers
+from pgbus.store.handling import begin_handling, end_handling
 from pgbus.store.leases import Take, Taken
 from pgbus.store.query import run
-from pgbus.store.settle import LaneSettlement, end_handling, settle
+from pgbus.store.settle import LaneSettlement, settle
 from tests.store.queue import Connection, Queue
 
 
@@ -68,13 +68,14 @@ class Worker:
         return self.settle(*(done(chunk) for chunk in chunks))
 
     def end_handling(self, lane: LaneSettlement) -> bool:
-        """Settle in the transaction of a handler; as there, commit only what is still held."""
-        self.connection.deferrable = True
-        with self.connection.transaction() as transaction:
-            held = run(self.connection, end_handling(self.queue.name, self.id, [lane]))
-            if not held:
-                raise psycopg.Rollback(transaction)
-        return held
+        """Settle in the transaction of a handler; return whether the lane was still held."""
+        run(self.connection, begin_handling())
+        try:
+            run(self.connection, end_handling(self.queue.name, self.id, [lane]))
+        except LeaseLost:
+            self.connection.execute("rollback")
+            return False
+        return True
 
     def heartbeat(self) -> bool:
         return run(self.connection, workers.heartbeat(self.id))

@@ -146,18 +146,12 @@ begin
             return owned;
         end
         $body$);
-    perform torture.wrap('acknowledge', p_name, 'boolean', $body$
-        declare
-            held boolean;
+    -- What is refused here is rolled back, and so would be what was written of it.
+    perform torture.wrap('acknowledge', p_name, 'void', $body$
         begin
             insert into torture.audit (kind, subscription, lane, worker, token)
             values ('claim', %2$L, p_lane, p_worker, p_token);
-            held := pgbus.%1$s;
-            if not held then
-                insert into torture.audit (kind, subscription, lane, worker, token)
-                values ('refused', %2$L, p_lane, p_worker, p_token);
-            end if;
-            return held;
+            perform pgbus.%1$s;
         end
         $body$);
     perform torture.wrap('bury', p_name, 'integer', $body$

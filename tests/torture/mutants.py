@@ -18,9 +18,8 @@ from pgbus import Reject
 from pgbus.core.verdict import Bury
 from pgbus.errors import PgbusError
 from pgbus.store.leases import Take, Taken
-from pgbus.store.query import Operation
-from pgbus.store.settle import LaneSettlement, end_handling, settle
-from pgbus.threads import attempt, link, pool
+from pgbus.store.settle import LaneSettlement, settle
+from pgbus.threads import link, pool
 from pgbus.threads.batch import BatchWorker, _Part
 from pgbus.threads.delivery import Portion
 from pgbus.threads.engine import Engine
@@ -155,14 +154,6 @@ def _stop_beating() -> None:
         original(self, timeout)
 
     setattr(Engine, "stop", stop)  # noqa: B010
-
-
-def _commit_regardless() -> None:
-    def claim(name: str, worker: int, lanes: Sequence[LaneSettlement]) -> Operation[bool]:
-        yield from end_handling(name, worker, lanes)
-        return True
-
-    setattr(attempt, "end_handling", claim)  # noqa: B010
 
 
 def _bury_in_two() -> None:
@@ -324,7 +315,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "unfenced-transaction": Mutant(
         "a handler's transaction commits, whoever holds the lane",
-        patch=_commit_regardless,
+        templates=(("acknowledge", ((r"raise exception 'the lease was lost'.*?;", "return;"),)),),
         found_by_chance=False,  # the reaper ends the sessions of the dead, and mostly saves it
     ),
     "batch-without-its-transaction": Mutant(

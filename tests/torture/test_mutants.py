@@ -19,7 +19,6 @@ from pgbus.model.delivery import Chunk
 from pgbus.store import workers
 from pgbus.store.query import run as run_operation
 from pgbus.store.settle import LaneSettlement
-from pgbus.threads import attempt
 from pgbus.threads.engine import Engine
 from pgbus.threads.fetcher import Fetcher
 from pgbus.threads.session import Session
@@ -81,7 +80,6 @@ def broken(mutant: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
         (Session, "doubt"),
         (Engine, "stop"),
         (Settler, "_store"),
-        (attempt, "end_handling"),
     ):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is put back
     mutants.break_python(mutant)

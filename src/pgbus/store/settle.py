@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from pgbus.store.arrays import booleans, numbers
-from pgbus.store.query import Operation, Query, ask_one, truth
+from pgbus.store.query import Operation, Query, ask_one
 from pgbus.store.statements import statement
 
 
@@ -35,7 +35,7 @@ def settle(
     In the others nothing was changed. The caller's transaction, if any, decides when it counts.
 
     Parameters:
-        handling: whether this must be the transaction of a handler, see :func:`end_handling`.
+        handling: whether this must be the transaction of a handler.
     """
     ordered = sorted(lanes, key=lambda one: one.lane)
     again = [(one.lane, *one.again) for one in ordered if one.again is not None]
@@ -59,27 +59,6 @@ def settle(
     )
     query = Query(statement("lease", "settle", settle=f"settle_{name}"), parameters, _lanes)
     return set((yield from ask_one(query)))
-
-
-def end_handling(name: str, worker: int, lanes: Sequence[LaneSettlement]) -> Operation[bool]:
-    """Settle in the transaction of a handler, which is known by being DEFERRABLE.
-
-    So one that the handler ended, and perhaps began anew, is told apart: it is an
-    ``InvalidTransactionTermination``.
-
-    Returns:
-        False where a lease was lost, so that the transaction must not be committed.
-    """
-    first = lanes[0]
-    if len(lanes) > 1 or len(first.done) != 1 or first.again is not None or first.dead:
-        owned = yield from settle(name, worker, lanes, handling=True)
-        return len(owned) == len(lanes)
-    query = Query(
-        statement("lease", "acknowledge", acknowledge=f"acknowledge_{name}"),
-        (worker, first.lane, first.token, first.release, first.done[0], first.troubled),
-        truth,
-    )
-    return (yield from ask_one(query))
 
 
 def _lanes(value: list[int]) -> list[int]:

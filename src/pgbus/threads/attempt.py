@@ -1,7 +1,7 @@
 """One attempt: decode, call the handler, in a transaction where it asks for one."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 
@@ -9,19 +9,33 @@ from pgbus.core.bodies import UnknownType
 from pgbus.core.encoding import Encoded
 from pgbus.core.verdict import Bury, Done, GiveBack, Verdict
 from pgbus.errors import LeaseLost, PayloadError, PgbusError
+from pgbus.store.handling import end_handling, lease_lost
 from pgbus.store.query import run
-from pgbus.store.settle import LaneSettlement, end_handling
+from pgbus.store.settle import LaneSettlement
 from pgbus.threads.call import Call
 from pgbus.threads.delivery import Delivery
-from pgbus.threads.link import Link
 from pgbus.threads.outcome import Outcomes, WorkerDied
 from pgbus.threads.session import Session
 from pgbus.threads.station import Station
 from pgbus.threads.subscription import Hold, Subscription
+from pgbus.threads.transaction import Transactions
 
 Result = tuple[Verdict, BaseException | None]
 DONE: Result = Done(), None
-Finish = Callable[[], tuple[list[LaneSettlement], list[Encoded]]]
+
+
+class Ending(NamedTuple):
+    """How the transaction of a handler ends, once it has returned."""
+
+    lanes: list[LaneSettlement]
+    """What is settled."""
+    outgoing: list[Encoded]
+    """What is published."""
+    more: bool = False
+    """Whether another event follows at once."""
+
+
+Finish = Callable[[], Ending]
 
 
 class Attempts:
@@ -38,13 +52,15 @@ class Attempts:
         self._station = station
         self._outcomes = outcomes
         self.transactional = self._handler.connection_parameter is not None
-        self._link: Link | None = None
-        self._link_name = ""
+        self._transactions = Transactions(station.server)
+
+    def rest(self) -> None:
+        """End the transaction that was begun for an event that did not follow."""
+        self._transactions.roll_back()
 
     def close(self) -> None:
         """Close the connection of transactional handlers."""
-        if self._link is not None:
-            self._link.drop()
+        self._transactions.close()
 
     def decode(self, delivery: Delivery) -> tuple[Any, Result | None]:
         """Return the event; or, where there is none to be had, what becomes of the message."""
@@ -106,29 +122,29 @@ class Attempts:
         Parameters:
             delivery: the event that answers for all.
             holds: the chunks that the events belong to, all of one session.
-            finish: called when the handler has returned, for the settlements and what it published.
+            finish: called when the handler has returned, for what its transaction holds beside.
         """
-        session = delivery.hold.session
-        link = self._own_link(session)
+        transactions = self._transactions
         try:
-            connection = link.connection()
-            if not connection.deferrable:  # a new one; the settlement knows its transactions by it
-                connection.deferrable = True
-            with connection.transaction():
+            connection = transactions.begin(delivery.hold.session)
+            try:
                 self._transact(connection, delivery, holds, argument, context, finish)
+            except BaseException:
+                transactions.roll_back()
+                raise
         except LeaseLost as error:
             for hold in holds:
                 hold.fenced = True
             return GiveBack("the lease was lost"), error
         except psycopg.errors.InvalidTransactionTermination as error:
-            link.drop()
+            transactions.close()
             fault = PgbusError("the handler ended the transaction that pgbus gave it")
             fault.__cause__ = error
             return self._outcomes.judge(delivery.message, fault), fault
         except (psycopg.Error, PgbusError) as error:
             # A connection that broke says nothing about the event: give it back, uncounted.
-            if not link.usable:
-                link.drop()
+            if not transactions.usable:
+                transactions.close()
                 for hold in holds:
                     hold.abandoned = True
                 return GiveBack("the handler's connection broke"), error
@@ -144,27 +160,12 @@ class Attempts:
         context: Any,
         finish: Finish,
     ) -> None:
-        name, session = self._subscription.name, delivery.hold.session
+        name = self._subscription.name
         self._handler.call(argument, context, connection)
         if any(hold.abandoned for hold in holds):
-            raise _lease_lost(name)
-        lanes, outgoing = finish()
-        if not run(connection, end_handling(name, session.id, lanes)):
-            raise _lease_lost(name)
-        if outgoing:
-            run(connection, self._station.publish(outgoing))
-
-    def _own_link(self, session: Session) -> Link:
-        name = f"pgbus/{session.id:x}"
-        if self._link is None or self._link_name != name:
-            self.close()
-            self._link = Link(self._station.server, lambda: name)
-            self._link_name = name
-        return self._link
-
-
-def _lease_lost(subscription: str) -> LeaseLost:
-    return LeaseLost(
-        f"subscription {subscription}: the lease was lost before the handler's transaction could "
-        "commit; it is rolled back, and the event is delivered again"
-    )
+            raise lease_lost(name)
+        ending = finish()
+        if ending.outgoing:
+            run(connection, self._station.publish(ending.outgoing))
+        session = delivery.hold.session
+        run(connection, end_handling(name, session.id, ending.lanes, more=ending.more))

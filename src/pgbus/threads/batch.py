@@ -12,12 +12,11 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from pgbus.core.encoding import MISSING, Encoded
+from pgbus.core.encoding import MISSING
 from pgbus.core.verdict import Again, Done, GiveBack
 from pgbus.model.config import Reject, RetryAfter
 from pgbus.model.event import Event
-from pgbus.store.settle import LaneSettlement
-from pgbus.threads.attempt import Result
+from pgbus.threads.attempt import Ending, Result
 from pgbus.threads.context import Context, published
 from pgbus.threads.delivery import Delivery, Portion
 from pgbus.threads.subscription import Hold
@@ -180,12 +179,12 @@ class BatchWorker(Worker):
         for part in parts:
             part.portion.last = part.deliveries[0].message
 
-        def finish() -> tuple[list[LaneSettlement], list[Encoded]]:
+        def finish() -> Ending:
             self._require_whole(parts, context)
             concluded = self._drafts(parts)
             self._conclude(concluded, context)
             lanes = [part.portion.lane for part in concluded]
-            return lanes, [event for part in concluded for event in part.portion.outgoing]
+            return Ending(lanes, [event for part in concluded for event in part.portion.outgoing])
 
         trying = [(part.portion, part.deliveries[0].message) for part in parts]
         first = parts[0].deliveries[0]
@@ -263,10 +262,10 @@ class BatchWorker(Worker):
         context = BatchContext([delivery.context], self._extend)
         part = _Part(self._portion(portion.hold), [delivery], [event])
 
-        def finish() -> tuple[list[LaneSettlement], list[Encoded]]:
+        def finish() -> Ending:
             self._conclude([part], context)
             part.portion.lane.release = last or context.errors() != [None]
-            return [part.portion.lane], part.portion.outgoing
+            return Ending([part.portion.lane], part.portion.outgoing)
 
         result = self._try(delivery, [(portion, delivery.message)], [event], context, finish)
         [error] = context.errors()

@@ -162,10 +162,17 @@ class Link:
 
     Parameters:
         name: returns the ``application_name`` of the next connection.
+        kind: what it is an object of.
     """
 
-    def __init__(self, server: Server, name: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        server: Server,
+        name: Callable[[], str],
+        kind: "type[psycopg.Connection[TupleRow]]" = psycopg.Connection,
+    ) -> None:
         self._name = name
+        self._kind = kind
         self._server = server
         self._connection: psycopg.Connection[TupleRow] | None = None
         self.busy_since: float | None = None
@@ -202,7 +209,7 @@ class Link:
         """
         if self._connection is None:
             dsn = self._server.dsn()
-            self._connection = psycopg.connect(dsn, **settings(dsn, self._name()))
+            self._connection = self._kind.connect(dsn, **settings(dsn, self._name()))
             # From here on it can be interrupted, and the watchdog looks after it.
             self.busy_since = time.monotonic()
             try:

@@ -9,12 +9,11 @@ from functools import partial
 from typing import Any, Literal
 
 from pgbus.core.decoding import read_headers, read_kind
-from pgbus.core.encoding import Encoded
 from pgbus.core.verdict import Done, Verdict
 from pgbus.errors import Unroutable
 from pgbus.model.delivery import Chunk, Message
 from pgbus.store.settle import LaneSettlement
-from pgbus.threads.attempt import DONE, Attempts, Finish, Result
+from pgbus.threads.attempt import DONE, Attempts, Ending, Finish, Result
 from pgbus.threads.call import Call, Reason
 from pgbus.threads.context import Context, published
 from pgbus.threads.delivery import Delivery, Portion
@@ -92,6 +91,7 @@ class Worker:
     def _run(self) -> None:
         try:
             while not self._gone:
+                self._attempts.rest()
                 self._pending.extend(self._subscription.receive())
                 if not self._pending:
                     return
@@ -227,7 +227,8 @@ class Worker:
     def _try_one(
         self, portion: Portion, delivery: Delivery, event: Any, *, last: bool
     ) -> Result | None:
-        finish = partial(_acknowledged, portion.hold.chunk, delivery, last)
+        more = not last or bool(self._pending)
+        finish = partial(_acknowledged, portion.hold.chunk, delivery, last=last, more=more)
         return self._try(delivery, [(portion, delivery.message)], event, delivery.context, finish)
 
     def _try(
@@ -320,11 +321,9 @@ class Worker:
             self._retired(self)
 
 
-def _acknowledged(
-    chunk: Chunk, delivery: Delivery, last: bool
-) -> tuple[list[LaneSettlement], list[Encoded]]:
-    """Return what a handler's transaction settles and publishes."""
+def _acknowledged(chunk: Chunk, delivery: Delivery, *, last: bool, more: bool) -> Ending:
+    """Return how the transaction of a handler ends that has handled one event."""
     message = delivery.message
     done = [message.msg_id]
     lane = LaneSettlement(chunk.lane, chunk.token, last, done=done, troubled=message.troubled)
-    return [lane], published(delivery.context)
+    return Ending([lane], published(delivery.context), more)

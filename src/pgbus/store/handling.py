@@ -1,0 +1,84 @@
+"""The transaction of a handler: begun before it, settled and committed after it.
+
+Settling and committing are one message to the server, in PostgreSQL's simple protocol, and so is
+the beginning of the next transaction where one follows at once: an event costs one round trip
+beside the handler's own statements. The server goes through such a message statement by statement,
+and stops at the first that fails.
+"""
+
+from collections.abc import Sequence
+
+import psycopg
+
+from pgbus.errors import LeaseLost
+from pgbus.store.query import Operation, Query, ask, nothing
+from pgbus.store.settle import LaneSettlement, settle
+from pgbus.store.statements import statement
+
+LEASE_LOST = "PB001"
+"""The SQLSTATE with which ``acknowledge`` refuses."""
+
+
+def begin_handling() -> Operation[None]:
+    """Begin the transaction of a handler, which is known by being DEFERRABLE."""
+    yield from ask(_script(statement("handling", "begin")))
+
+
+def end_handling(
+    name: str, worker: int, lanes: Sequence[LaneSettlement], *, more: bool = False
+) -> Operation[None]:
+    """Settle in the transaction of a handler, and commit it.
+
+    One that the handler ended, and perhaps began anew, is an ``InvalidTransactionTermination``.
+    Whatever is raised, nothing was committed; or the connection broke, and it is unknown.
+
+    Parameters:
+        name: the subscription's.
+        worker: who leased the lanes.
+        more: begin the next transaction at once.
+
+    Raises:
+        LeaseLost: another holds one of the lanes.
+    """
+    end = "commit_and_begin" if more else "commit"
+    first = lanes[0]
+    if len(lanes) > 1 or len(first.done) != 1 or first.again is not None or first.dead:
+        owned = yield from settle(name, worker, lanes, handling=True)
+        if len(owned) < len(lanes):
+            raise lease_lost(name)
+        yield from ask(_script(statement("handling", end)))
+        return
+    script = acknowledgement(name, worker, first) + b";\n" + statement("handling", end)
+    try:
+        yield from ask(_script(script))
+    except psycopg.Error as error:
+        if error.sqlstate != LEASE_LOST:
+            raise
+        raise lease_lost(name) from error
+
+
+def acknowledgement(name: str, worker: int, lane: LaneSettlement) -> bytes:
+    """Return the statement that settles one event that was handled.
+
+    Raises, where it is executed, the SQLSTATE :data:`LEASE_LOST` if another holds the lane.
+    """
+    return statement("handling", "acknowledge", acknowledge=f"acknowledge_{name}") % (
+        worker,
+        lane.lane,
+        lane.token,
+        str(lane.release).encode(),
+        lane.done[0],
+        str(lane.troubled).encode(),
+    )
+
+
+def lease_lost(subscription: str) -> LeaseLost:
+    """Return what is said where the transaction of a handler must not be committed."""
+    return LeaseLost(
+        f"subscription {subscription}: the lease was lost before the handler's transaction could "
+        "commit; it is rolled back, and the event is delivered again"
+    )
+
+
+def _script(text: bytes) -> Query[None]:
+    return Query(text, None, nothing, prepare=False)
