@@ -57,6 +57,49 @@ def line(process: subprocess.Popen[str], *, log: str = "") -> str:
     return ""
 
 
+STOPPED = """
+import os, signal
+from pgbus import Bus
+from pgbus.store import topology
+from pgbus.threads import pooling
+
+pooling.IDLE = 1.0
+bind = topology.bind
+
+def stop(*arguments, **options):
+    print("stops", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    yield from bind(*arguments, **options)
+
+with Bus() as bus:
+    bus.subscribe("orders.*", name="billing")(lambda event: None)
+    bus.declare()
+    topology.bind = stop
+    bus.start()
+"""
+
+
+def test_a_process_that_is_stopped_as_it_registers_keeps_nobody_waiting(
+    bus: Bus, bus_dsn: str
+) -> None:
+    """It has locked its subscriptions, and the transaction is not over."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED],
+        env={**os.environ, "PGBUS_DSN": bus_dsn},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert line(process) == "stops"
+        bus.subscribe("orders.*", name="billing")(lambda event: None)
+        with bus.running():
+            bus.publish(Created(order="a"))
+            assert bus.wait_idle(10)
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains(start: Start, bus: Bus, number: signal.Signals) -> None:
     process = start("stubborn")

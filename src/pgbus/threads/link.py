@@ -58,7 +58,7 @@ def connect(dsn: str, *, name: str) -> "psycopg.Connection[TupleRow]":
     """
     connection = psycopg.connect(dsn, **settings(dsn, name))
     try:
-        configure(connection)
+        configure(connection, may_idle=False)
     except BaseException:
         connection.close()
         raise
@@ -163,6 +163,7 @@ class Link:
     Parameters:
         name: returns the ``application_name`` of the next connection.
         kind: what it is an object of.
+        may_idle: see :func:`pgbus.threads.pooling.configure`.
     """
 
     def __init__(
@@ -170,9 +171,11 @@ class Link:
         server: Server,
         name: Callable[[], str],
         kind: "type[psycopg.Connection[TupleRow]]" = psycopg.Connection,
+        may_idle: bool = False,
     ) -> None:
         self._name = name
         self._kind = kind
+        self._may_idle = may_idle
         self._server = server
         self._connection: psycopg.Connection[TupleRow] | None = None
         self.busy_since: float | None = None
@@ -213,7 +216,7 @@ class Link:
             # From here on it can be interrupted, and the watchdog looks after it.
             self.busy_since = time.monotonic()
             try:
-                configure(self._connection)
+                configure(self._connection, may_idle=self._may_idle)
             except BaseException:
                 self.drop()
                 raise

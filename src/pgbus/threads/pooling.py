@@ -19,19 +19,31 @@ select pg_backend_pid() = %(pid)s,
         || set_config('TimeZone', 'UTC', false)
         -- What a statement was given must not come to light with its error, here or in the log.
         || set_config('log_parameter_max_length_on_error', '0', false)
+        || set_config('idle_in_transaction_session_timeout',
+            coalesce(%(idle)s, current_setting('idle_in_transaction_session_timeout')), false)
     end
 """
+IDLE = 10.0
+"""Seconds that a transaction of the bus's own may wait for its next statement. Where a process is
+stopped between two of them, nobody waits any longer for what it has locked."""
 
 
-def configure(connection: "psycopg.Connection[Any]") -> None:
+def configure(connection: "psycopg.Connection[Any]", *, may_idle: bool = True) -> None:
     """Set a new connection up, whatever the server's or the role's defaults are.
+
+    Parameters:
+        may_idle: whether its transactions may wait for their next statement as long as the server
+            lets them; else for :data:`IDLE`, and then the server ends the session.
 
     Raises:
         ConfigurationError: through a pooler nothing can be set up, and the default is not READ
             COMMITTED.
         psycopg.Error: the connection broke.
     """
-    parameters = {"pid": connection.info.backend_pid}
+    parameters = {
+        "pid": connection.info.backend_pid,
+        "idle": None if may_idle else f"{1000 * IDLE:.0f}ms",
+    }
     row = connection.execute(_CONFIGURE, parameters, prepare=False).fetchone()
     assert row is not None
     direct, isolation, _ = row

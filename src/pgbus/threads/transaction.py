@@ -86,6 +86,6 @@ class Transactions:
         name = f"pgbus/{session.id:x}"
         if self._link is None or self._link_name != name:
             self.close()
-            self._link = Link(self._server, lambda: name, HandlerConnection)
+            self._link = Link(self._server, lambda: name, HandlerConnection, may_idle=True)
             self._link_name = name
         return self._link
