@@ -352,9 +352,9 @@ def test_idle_a_bus_asks_less_than_once_a_second(
     asked: list[bytes] = []
     execute = query._execute
 
-    def counted(connection: Any, one: Any) -> Any:
+    def counted(connection: Any, one: Any, cursor: Any) -> Any:
         asked.append(one.text)
-        return execute(connection, one)
+        return execute(connection, one, cursor)
 
     monkeypatch.setattr(query, "_execute", counted)
     for name in ("one", "two", "three"):

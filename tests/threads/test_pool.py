@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 
-from pgbus import Bus
+from pgbus import Bus, StoreError
 from tests.proxy import FaultProxy
 from tests.waiting import eventually
 
@@ -58,3 +58,52 @@ def test_however_long_the_server_was_away_a_publish_waits_for_it_no_longer_than_
         back = time.monotonic()
         publishing.result()
         assert time.monotonic() - back < 3.5
+
+
+def test_a_session_that_turned_read_only_is_not_used_again(bus_dsn: str) -> None:
+    """As after a failover behind an address that stays the same."""
+    with Bus(bus_dsn, service="shop") as bus, psycopg.connect(bus_dsn, autocommit=True) as sql:
+        database = sql.info.dbname
+        bus.subscribe("a", name="billing")(lambda event: None)
+        bus.declare()
+        bus.publish("a", {})
+        sql.execute(f"alter database {database} set default_transaction_read_only = on".encode())
+        _end_sessions(sql)
+        with pytest.raises(StoreError, match="25006"):
+            bus.publish("a", {})
+        sql.execute("set default_transaction_read_only = off")
+        sql.execute(f"alter database {database} reset default_transaction_read_only".encode())
+        bus.publish("a", {})
+
+
+def test_a_bus_that_is_closed_amid_a_publish_leaves_no_connection(bus_dsn: str) -> None:
+    bus = Bus(bus_dsn, service="shop")
+    with (
+        ThreadPoolExecutor(1) as threads,
+        psycopg.connect(bus_dsn, autocommit=True) as sql,
+        psycopg.connect(bus_dsn) as gate,
+    ):
+        bus.publish("a", {})
+        gate.execute("lock table pgbus.routing")
+        publishing = threads.submit(bus.publish, "a", {})
+        eventually(lambda: _sessions(sql, "and wait_event_type = 'Lock'") == 1)
+        bus.close()
+        gate.rollback()
+        publishing.result()
+        eventually(lambda: _sessions(sql) == 0)
+
+
+def _sessions(sql: "psycopg.Connection[tuple[int]]", condition: str = "") -> int:
+    found = sql.execute(
+        "select count(*) from pg_stat_activity where application_name = 'pgbus shop' "
+        f"and datname = current_database() {condition}".encode()
+    ).fetchone()
+    assert found is not None
+    return found[0]
+
+
+def _end_sessions(sql: "psycopg.Connection[tuple[int]]") -> None:
+    sql.execute(
+        "select pg_terminate_backend(pid, 10000) from pg_stat_activity "
+        "where application_name = 'pgbus shop' and datname = current_database()"
+    )

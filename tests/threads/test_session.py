@@ -60,9 +60,9 @@ def test_nothing_is_taken_under_a_lease_that_ran_out(
     handled = threading.Event()
     execute = query._execute
 
-    def counted(connection: Any, one: Any) -> Any:
+    def counted(connection: Any, one: Any, cursor: Any) -> Any:
         asked.append(one.text)
-        return execute(connection, one)
+        return execute(connection, one, cursor)
 
     with Bus(bus_dsn, lease=0.5) as bus, monkeypatch.context() as silenced:
         silenced.setattr(Keeper, "_beat", lambda self: None)
@@ -92,10 +92,10 @@ def test_a_lease_is_counted_from_before_its_heartbeat_was_sent(
     renewed: list[tuple[float, float]] = []
     execute, renew = query._execute, Session.renew
 
-    def noted(connection: Any, one: Any) -> Any:
+    def noted(connection: Any, one: Any, cursor: Any) -> Any:
         if b"heartbeat" in one.text:
             sent.append(time.monotonic())
-        return execute(connection, one)
+        return execute(connection, one, cursor)
 
     def noted_renewal(session: Session, sent_at: float) -> None:
         renew(session, sent_at)

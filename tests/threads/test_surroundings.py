@@ -80,9 +80,9 @@ def test_forged_notifications_only_wake_and_not_often(
     asked: list[bytes] = []
     execute = query._execute
 
-    def counted(connection: Any, one: Any) -> Any:
+    def counted(connection: Any, one: Any, cursor: Any) -> Any:
         asked.append(one.text)
-        return execute(connection, one)
+        return execute(connection, one, cursor)
 
     @bus.subscribe("steps", name="billing")
     def handle(step: Step) -> None:

@@ -62,17 +62,29 @@ def nothing(*_: object) -> None:
     """Make nothing of a row."""
 
 
-def run(connection: "psycopg.Connection[Any]", operation: Operation[R]) -> R:
+def run(
+    connection: "psycopg.Connection[Any]",
+    operation: Operation[R],
+    cursor: "psycopg.Cursor[tuple[Any, ...]] | None" = None,
+) -> R:
     """Drive an operation over a connection and return its result.
 
     Works on any psycopg connection, whatever its row factory, cursor factory or autocommit: the
     cursor is the runner's own. Driver errors are thrown into the operation.
+
+    Parameters:
+        cursor: a client-side one of the connection, of tuples, to be used again and again: a new
+            one costs as much as encoding an event.
     """
     try:
         query = next(operation)
         while True:
             try:
-                rows = _execute(connection, query)
+                if cursor is not None:
+                    rows = _execute(connection, query, cursor)
+                else:
+                    with psycopg.Cursor(connection, row_factory=tuple_row) as fresh:
+                        rows = _execute(connection, query, fresh)
             except psycopg.Error as error:
                 query = operation.throw(error)
             else:
@@ -113,16 +125,19 @@ def send(connection: "psycopg.Connection[Any]", operation: Operation[R]) -> Call
     return receive
 
 
-def _execute(connection: "psycopg.Connection[Any]", query: Query[T]) -> list[T]:
-    with psycopg.Cursor(connection, row_factory=tuple_row) as cursor:
-        binary = query.parameters is not None
-        cursor.execute(query.text, query.parameters, prepare=query.prepare, binary=binary)
-        if cursor.pgresult is None:  # the caller's pipeline, which answers at the end of a block
-            with connection.pipeline():
-                pass
-        result = cursor.pgresult
-        # (cursor.description would make an object of each column first.)
-        if result is None or not result.nfields:
-            return []
-        make = query.make
-        return [make(*row) for row in cursor.fetchall()]
+def _execute(
+    connection: "psycopg.Connection[Any]",
+    query: Query[T],
+    cursor: "psycopg.Cursor[tuple[Any, ...]]",
+) -> list[T]:
+    binary = query.parameters is not None
+    cursor.execute(query.text, query.parameters, prepare=query.prepare, binary=binary)
+    if cursor.pgresult is None:  # the caller's pipeline, which answers at the end of a block
+        with connection.pipeline():
+            pass
+    result = cursor.pgresult
+    # (cursor.description would make an object of each column first.)
+    if result is None or not result.nfields:
+        return []
+    make = query.make
+    return [make(*row) for row in cursor.fetchall()]

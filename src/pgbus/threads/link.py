@@ -94,6 +94,11 @@ def check_socket(connection: "psycopg.Connection[Any]") -> None:
         connection.execute("")
 
 
+def is_over(connection: "psycopg.Connection[Any]", error: psycopg.Error) -> bool:
+    """Return whether a connection is of no more use after an error."""
+    return connection.closed or connection.broken or error.sqlstate in _DROP_SESSION
+
+
 def as_store_error(error: psycopg.Error, *, outcome_unknown: bool = False) -> PgbusError:
     """Return what the user sees of a driver's error: no payload, no password, what to do.
 
@@ -244,7 +249,7 @@ class Link:
         try:
             return work(connection)
         except psycopg.Error as error:
-            if connection.closed or connection.broken or error.sqlstate in _DROP_SESSION:
+            if is_over(connection, error):
                 self.drop()
             raise
         finally:

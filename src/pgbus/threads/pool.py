@@ -5,15 +5,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
+from psycopg.rows import tuple_row
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from pgbus.errors import StoreError
+from pgbus.errors import PgbusError, StoreError
 from pgbus.store import migrate
 from pgbus.store.query import Operation, run
-from pgbus.threads.link import as_store_error, check_socket, connect, settings, translated
+from pgbus.threads.link import (
+    as_store_error,
+    check_socket,
+    connect,
+    is_over,
+    settings,
+    translated,
+)
 from pgbus.threads.pooling import configure
 from pgbus.threads.server import Server
 
@@ -29,8 +37,38 @@ IDLE = 60.0
 """Seconds after which an unused connection is closed."""
 
 
+class _Kept(NamedTuple):
+    """A connection that is not given back after each use, and its cursor."""
+
+    pool: "ConnectionPool[psycopg.Connection[Any]]"
+    connection: "psycopg.Connection[Any]"
+    cursor: "psycopg.Cursor[tuple[Any, ...]]"
+
+    @classmethod
+    def of(cls, pool: "ConnectionPool[psycopg.Connection[Any]]") -> "_Kept":
+        """Keep one of a pool's.
+
+        Raises:
+            PoolTimeout: there was none.
+        """
+        connection = _working_one(pool)
+        return cls(pool, connection, psycopg.Cursor(connection, row_factory=tuple_row))
+
+    def works(self) -> bool:
+        """Whether it does, as far as its socket tells."""
+        try:
+            check_socket(self.connection)
+        except psycopg.Error:
+            return False
+        return True
+
+
 class Pool:
     """See the module.
+
+    One of the connections is kept for what changes something, which is publishing nearly always,
+    and nearly always by one thread at a time: to borrow one, and to make a cursor, costs a third of
+    what else there is to do for an event.
 
     It is opened by the first use, in the process that uses it: a bus that was made before a fork
     works in the child, on connections of the child's own.
@@ -45,6 +83,8 @@ class Pool:
         self._lock = threading.Lock()
         self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
         self._process = 0
+        self._kept: _Kept | None = None
+        self._keeping = threading.Lock()
 
     def run(self, operation: Callable[[], Operation[R]], *, changes: bool = False) -> R:
         """Run an operation of one statement on a connection of the pool.
@@ -56,8 +96,41 @@ class Pool:
         Raises:
             StoreError: the database refused or could not be reached.
         """
+        if changes and self._keeping.acquire(blocking=False):
+            try:
+                return self._run_kept(operation)
+            finally:
+                self._keeping.release()
+                self._let_go()
         with self.connection(changes=changes) as connection:
             return run(connection, operation())
+
+    def _run_kept(self, operation: Callable[[], Operation[R]]) -> R:
+        pool, kept = self.open(), self._kept
+        if kept is not None and (kept.pool is not pool or not kept.works()):
+            self._kept = None
+            kept.pool.putconn(kept.connection)
+            kept = None
+        if kept is None:
+            try:
+                kept = self._kept = _Kept.of(pool)
+            except PoolTimeout as error:
+                raise self._diagnose() from error
+        try:
+            return run(kept.connection, operation(), kept.cursor)
+        except psycopg.Error as error:
+            raise _as_store_error(pool, kept.connection, error, changes=True) from error
+
+    def _let_go(self) -> None:
+        """Give back what was kept of a pool that was closed; whoever comes last does it."""
+        kept = self._kept
+        if kept is not None and kept.pool is not self._pool and self._keeping.acquire(False):
+            try:
+                if self._kept is kept:
+                    self._kept = None
+                    kept.pool.putconn(kept.connection)
+            finally:
+                self._keeping.release()
 
     @contextmanager
     def connection(self, *, changes: bool = False) -> "Iterator[psycopg.Connection[Any]]":
@@ -77,8 +150,7 @@ class Pool:
         try:
             yield connection
         except psycopg.Error as error:
-            lost = connection.closed or connection.broken
-            raise as_store_error(error, outcome_unknown=changes and lost) from error
+            raise _as_store_error(pool, connection, error, changes=changes) from error
         finally:
             pool.putconn(connection)
 
@@ -93,6 +165,7 @@ class Pool:
                 self._check()
                 # A forked child leaves the parent's pool alone: the sockets are the parent's.
                 self._process = os.getpid()
+                self._kept = None
                 self._pool = self._make()
             return self._pool
 
@@ -134,7 +207,23 @@ class Pool:
             pool, self._pool = self._pool, None
             mine = self._process == os.getpid()
         if pool is not None and mine:
+            self._let_go()
             pool.close()
+
+
+def _as_store_error(
+    pool: "ConnectionPool[psycopg.Connection[Any]]",
+    connection: "psycopg.Connection[Any]",
+    error: psycopg.Error,
+    *,
+    changes: bool,
+) -> PgbusError:
+    """Return what the user sees of an error, having closed what is of no more use."""
+    lost = connection.closed or connection.broken
+    if not lost and is_over(connection, error):
+        connection.close()
+        pool.drain()  # the others are no better: the server turned read-only, or shuts down
+    return as_store_error(error, outcome_unknown=changes and lost)
 
 
 def _working_one(pool: "ConnectionPool[psycopg.Connection[Any]]") -> "psycopg.Connection[Any]":
