@@ -10,7 +10,7 @@ from pgbus.errors import Unroutable
 from pgbus.model.envelope import Receipt
 from pgbus.model.names import TAIL_PREFIX
 from pgbus.store.arrays import numbers
-from pgbus.store.put import put
+from pgbus.store.put import put, put_one
 from pgbus.store.query import Operation, Query, ask_one
 from pgbus.store.routes import Route, Routes
 from pgbus.store.statements import statement
@@ -63,6 +63,8 @@ def publish_known(
     plain = not any(event.given_id or event.due is not None for event in events)
     if not plain or generation is None:
         return None
+    if len(events) == 1:
+        return (yield from put_one(events[0], known[0], generation, strict=strict))
     remembered = dict(zip(topics, known, strict=True))
     return (yield from put(events, remembered, generation, strict=strict))
 

@@ -50,17 +50,28 @@ def put(
     if len(plan) > MOST_QUEUES:
         return None
     parameters: dict[str, object] = {"generation": generation}
-    single = len(events) == 1
     for index, topics in enumerate(parts):
         part = events if len(topics) == len(routes) else [e for e in events if e.topic in topics]
-        bodies, headers = [event.body for event in part], [event.headers for event in part]
-        parameters[f"bodies{index}"] = bodies[0] if single else bodies
-        parameters[f"headers{index}"] = headers[0] if single else headers
-    query = Query(_statement(plan, single=single), parameters, _stored, prepare=True)
+        parameters[f"bodies{index}"] = [event.body for event in part]
+        parameters[f"headers{index}"] = [event.headers for event in part]
+    query = Query(_statement(plan, single=False), parameters, _stored, prepare=True)
     [stored] = yield from ask(query)
     if not stored:
         return None
     return [Receipt(e.id, e.topic, len(numbers[e.topic]), duplicate=False) for e in events]
+
+
+def put_one(
+    event: Encoded, route: Route | None, generation: UUID, *, strict: bool
+) -> Operation[list[Receipt] | None]:
+    """Store one plain event: :func:`put` with less ado, for what most calls are."""
+    numbers = None if route is None else route.subscriptions
+    if numbers is None or len(numbers) > MOST_QUEUES or (strict and not numbers):
+        return None
+    parameters = {"generation": generation, "bodies0": event.body, "headers0": event.headers}
+    query = Query(_statement_of_one(numbers), parameters, _stored, prepare=True)
+    [stored] = yield from ask(query)
+    return [Receipt(event.id, event.topic, len(numbers), duplicate=False)] if stored else None
 
 
 def _plan(numbers: Mapping[str, tuple[int, ...]]) -> tuple[Plan, list[Collection[str]]]:
@@ -75,6 +86,11 @@ def _plan(numbers: Mapping[str, tuple[int, ...]]) -> tuple[Plan, list[Collection
     parts = list(dict.fromkeys(map(frozenset, wanted.values())))
     plan = tuple((number, parts.index(frozenset(topics))) for number, topics in wanted.items())
     return tuple(sorted(plan)), list(parts)
+
+
+@functools.lru_cache(maxsize=1024)
+def _statement_of_one(numbers: tuple[int, ...]) -> bytes:
+    return _statement(tuple((number, 0) for number in numbers), single=True)
 
 
 @functools.lru_cache(maxsize=1024)
