@@ -56,6 +56,8 @@ class Transactions:
             psycopg.Error, PgbusError: there is no connection to be had.
         """
         link = self._own_link(session)
+        if not link.usable:
+            link.drop()
         connection = link.connection()
         if connection.pgconn.transaction_status == TransactionStatus.IDLE:
             run(connection, begin_handling())

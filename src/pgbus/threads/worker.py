@@ -152,8 +152,8 @@ class Worker:
             return None
         call = self._quick_call
         self._trying, self._call = [(portion, message)], call
-        call.again()
         portion.last = message
+        call.again()  # from here on, until it is finished, the portion may be taken from us
         failure = None
         try:
             self._handler.function(event)
