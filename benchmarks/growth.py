@@ -52,7 +52,9 @@ def growth(run: Run) -> Report:
         program="growth",
         question="what do taking, publishing and handling cost as the backlog grows?",
         setup=[
-            "beside a backlog of " + ", ".join(f"{size:,}" for size in run.backlogs) + " events:",
+            "beside a backlog of "
+            + ", ".join(f"{size:,}" for size in run.backlogs)
+            + " events, vacuumed and written out:",
             f"take: {TAKES} statements that lease 100 keys with up to 10 events each, per event",
             f"publish: {step:,} events in batches of 100, into the backlog",
             f"handle: a process that gets through {step:,} events while the backlog waits",
