@@ -1,6 +1,9 @@
 -- name: begin
 begin deferrable
 
+-- name: roll_back
+rollback
+
 -- name: commit
 commit
 

@@ -326,66 +326,6 @@ def test_a_transactional_successor_does_not_overtake_a_dead_letter(bus: Bus) -> 
     assert len(list(bus.dead_letters("billing"))) == 10
 
 
-@pytest.mark.parametrize("words", ["commit", "rollback"])
-def test_a_transactional_handler_must_not_end_its_transaction(bus: Bus, words: str) -> None:
-    @bus.subscribe("orders.*", name="billing", retry=Retry(max_attempts=1))
-    def on_order(event: Created, connection: psycopg.Connection[Any]) -> None:
-        if event.n:
-            connection.execute(words)
-        else:
-            getattr(connection, words)()
-
-    with bus.running():
-        bus.publish_many([Created(order="a", n=0), Created(order="b", n=1)])
-        assert bus.wait_idle(10)
-    assert len(list(bus.dead_letters("billing"))) == 2
-
-
-def test_a_transactional_handler_that_rolls_back_has_failed(bus: Bus) -> None:
-    attempts: list[int] = []
-
-    @bus.subscribe("orders.*", name="billing", retry=Retry(max_attempts=2, initial=0.01))
-    def on_order(event: Created, connection: psycopg.Connection[Any], context: Context) -> None:
-        attempts.append(context.attempt)
-        raise psycopg.Rollback
-
-    with bus.running():
-        bus.publish(Created(order="a"))
-        assert bus.wait_idle(10)
-    assert attempts == [1, 2]
-    assert len(list(bus.dead_letters("billing"))) == 1
-
-
-def test_no_transaction_stays_open_where_no_event_follows(bus: Bus, bus_dsn: str) -> None:
-    """Though the end of one begins the next, for the event behind it in its key."""
-    transactions: list[tuple[int, int]] = []
-
-    @bus.subscribe("orders.*", name="billing", concurrency=1)
-    def on_order(event: Created, connection: psycopg.Connection[Any]) -> None:
-        [(number,)] = connection.execute("select pg_current_xact_id()::text::bigint").fetchall()
-        transactions.append((event.n, number))
-
-    bus.declare()
-    bus.publish_many([Created(order="a", n=n) for n in range(3)])
-    bus.publish("orders.created", {"no": "order"}, key="a")
-    with bus.running(), psycopg.connect(bus_dsn, autocommit=True) as watcher:
-        assert bus.wait_idle(10)
-        eventually(lambda: _open_transactions(watcher) == 0)
-        bus.publish(Created(order="a", n=3))
-        assert bus.wait_idle(10)
-    assert [n for n, _ in transactions] == [0, 1, 2, 3]
-    assert len({number for _, number in transactions}) == 4
-    assert len(list(bus.dead_letters("billing"))) == 1
-
-
-def _open_transactions(watcher: "psycopg.Connection[tuple[Any, ...]]") -> int:
-    [(count,)] = watcher.execute(
-        "select count(*) from pg_stat_activity where datname = current_database() "
-        "and application_name like 'pgbus/%' and state like 'idle in transaction%'"
-    ).fetchall()
-    return int(count)
-
-
 def test_async_handlers_run_on_one_loop(bus: Bus) -> None:
     import asyncio
 

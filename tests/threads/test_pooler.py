@@ -34,7 +34,7 @@ listen_port = {own_port}
 unix_socket_dir = {folder}
 auth_type = any
 pool_mode = transaction
-default_pool_size = 3
+default_pool_size = {sessions}
 min_pool_size = 0
 max_client_conn = 100
 logfile = {folder}/log
@@ -47,7 +47,13 @@ class Created(Event, topic="orders.created", key="order"):
 
 
 @pytest.fixture
-def pooled_dsn(bus_dsn: str) -> Iterator[str]:
+def sessions() -> int:
+    """How many there are for all clients."""
+    return 3
+
+
+@pytest.fixture
+def pooled_dsn(bus_dsn: str, sessions: int) -> Iterator[str]:
     """The test's database, through PgBouncer."""
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
@@ -58,7 +64,8 @@ def pooled_dsn(bus_dsn: str) -> Iterator[str]:
     prefix = NAMESPACE if os.geteuid() == 0 else ()
     folder = Path(tempfile.mkdtemp(prefix="pgbus-pooler-"))
     try:
-        (folder / "ini").write_text(SETTINGS.format(folder=folder, own_port=PORT, **parts))
+        settings = SETTINGS.format(folder=folder, own_port=PORT, sessions=sessions, **parts)
+        (folder / "ini").write_text(settings)
         command = [*prefix, program, "--quiet", str(folder / "ini")]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
             dsn = make_conninfo("", **{**parts, "host": str(folder), "port": PORT})
@@ -148,6 +155,28 @@ def test_publishing_and_handling(
         assert connection.execute(locks).fetchone() == (0,)
         left = connection.execute("select count(*) from pgbus.lease").fetchone()
         assert left == (0,)
+
+
+@pytest.mark.parametrize("sessions", [1])
+def test_a_transaction_begun_ahead_takes_no_session_from_the_registry(
+    make_pooled: Callable[..., Bus], bus_dsn: str
+) -> None:
+    """Which is asked about a type that the handler does not know."""
+    handled: list[int] = []
+    bus = make_pooled(direct_dsn=bus_dsn, service="shop")
+
+    @bus.subscribe("orders.#", name="billing", concurrency=1)
+    def on_order(event: Created, connection: psycopg.Connection[Any]) -> None:
+        handled.append(event.n)
+
+    bus.declare()
+    for n in range(3):
+        bus.publish(Created(order="a", n=n))
+        bus.publish("orders.unknown", {}, key="a")
+    with bus.running():
+        assert bus.wait_idle(10)
+    assert handled == [0, 1, 2]
+    assert len(list(bus.dead_letters("billing"))) == 3
 
 
 def test_with_a_direct_dsn_it_is_woken(make_pooled: Callable[..., Bus], bus_dsn: str) -> None:

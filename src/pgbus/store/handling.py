@@ -24,13 +24,19 @@ def begin_handling() -> Operation[None]:
     yield from ask(_script(statement("handling", "begin")))
 
 
+def roll_back_handling() -> Operation[None]:
+    """Roll the transaction of a handler back."""
+    yield from ask(_script(statement("handling", "roll_back")))
+
+
 def end_handling(
     name: str, worker: int, lanes: Sequence[LaneSettlement], *, more: bool = False
 ) -> Operation[None]:
     """Settle in the transaction of a handler, and commit it.
 
     One that the handler ended, and perhaps began anew, is an ``InvalidTransactionTermination``.
-    Whatever is raised, nothing was committed; or the connection broke, and it is unknown.
+    Where an error is raised, nothing was committed; but where the connection broke or the statement
+    was cancelled, it is unknown.
 
     Parameters:
         name: the subscription's.

@@ -14,11 +14,12 @@ from pgbus.store.query import run
 from pgbus.store.settle import LaneSettlement
 from pgbus.threads.call import Call
 from pgbus.threads.delivery import Delivery
+from pgbus.threads.link import is_over
 from pgbus.threads.outcome import Outcomes, WorkerDied
 from pgbus.threads.session import Session
 from pgbus.threads.station import Station
 from pgbus.threads.subscription import Hold, Subscription
-from pgbus.threads.transaction import Transactions
+from pgbus.threads.transaction import Transactions, Undecided
 
 Result = tuple[Verdict, BaseException | None]
 DONE: Result = Done(), None
@@ -80,6 +81,8 @@ class Attempts:
     def _decode_unknown(
         self, delivery: Delivery, unknown: UnknownType
     ) -> tuple[Any, Result | None]:
+        # Behind a pooler that has no more sessions, the question below would wait for this one.
+        self.rest()
         body, headers = delivery.message.body, delivery.message.headers
         try:
             return self._station.versions.decode(self._handler, unknown, body, headers), None
@@ -125,11 +128,13 @@ class Attempts:
             finish: called when the handler has returned, for what its transaction holds beside.
         """
         transactions = self._transactions
+        broke = True
         try:
             connection = transactions.begin(delivery.hold.session)
             try:
                 self._transact(connection, delivery, holds, argument, context, finish)
-            except BaseException:
+            except BaseException as error:
+                broke = _is_of_the_connection(error, connection)
                 transactions.roll_back()
                 raise
         except LeaseLost as error:
@@ -143,7 +148,7 @@ class Attempts:
             return self._outcomes.judge(delivery.message, fault), fault
         except (psycopg.Error, PgbusError) as error:
             # A connection that broke says nothing about the event: give it back, uncounted.
-            if not transactions.usable:
+            if broke:
                 transactions.close()
                 for hold in holds:
                     hold.abandoned = True
@@ -167,5 +172,14 @@ class Attempts:
         ending = finish()
         if ending.outgoing:
             run(connection, self._station.publish(ending.outgoing))
-        session = delivery.hold.session
-        run(connection, end_handling(name, session.id, ending.lanes, more=ending.more))
+        session, more = delivery.hold.session, ending.more
+        settled = end_handling(name, session.id, ending.lanes, more=more)
+        self._transactions.end(connection, settled, more=more)
+
+
+def _is_of_the_connection(error: BaseException, connection: "psycopg.Connection[Any]") -> bool:
+    """Whether an error says nothing about the event; a handler may close its connection, though."""
+    if isinstance(error, Undecided):
+        return True
+    closed = connection.closed and not connection.broken
+    return isinstance(error, psycopg.Error) and not closed and is_over(connection, error)

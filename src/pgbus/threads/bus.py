@@ -32,7 +32,7 @@ from pgbus.threads.definition import Definition, Options, check_subscription, de
 from pgbus.threads.dsn import Dsn
 from pgbus.threads.engine import Engine
 from pgbus.threads.link import connect, translated
-from pgbus.threads.pool import Pool
+from pgbus.threads.pool import CLOSED, Pool
 from pgbus.threads.pooling import check_same_database
 from pgbus.threads.publisher import Publisher
 from pgbus.threads.server import find_server
@@ -513,7 +513,7 @@ class Bus(Administration):
 
     def _refuse_closed(self) -> None:
         if self._closed:
-            raise ConfigurationError("this bus is closed: make another")
+            raise ConfigurationError(CLOSED)
 
     def _refuse_fork(self) -> None:
         engine = self._engine

@@ -89,8 +89,9 @@ def check_socket(connection: "psycopg.Connection[Any]") -> None:
     Raises:
         psycopg.OperationalError: the connection is gone.
     """
-    readable, _, _ = select.select([connection.fileno()], [], [], 0)
-    if readable:
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
+    if poller.poll(0):
         connection.execute("")
 
 

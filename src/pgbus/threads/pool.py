@@ -1,17 +1,18 @@
 """The connections that any thread of a bus may borrow, for publishing and for a question."""
 
+import functools
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import psycopg
-from psycopg.rows import tuple_row
-from psycopg_pool import ConnectionPool, PoolTimeout
+from psycopg.rows import TupleRow, tuple_row
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
-from pgbus.errors import PgbusError, StoreError
+from pgbus.errors import ConfigurationError, PgbusError, StoreError
 from pgbus.store import migrate
 from pgbus.store.query import Operation, run
 from pgbus.threads.link import (
@@ -35,40 +36,20 @@ RECONNECT = 1.0
 whoever waits makes it begin again, or an outage of a minute would be over a minute too late."""
 IDLE = 60.0
 """Seconds after which an unused connection is closed."""
+CLOSED = "this bus is closed: make another"
 
 
-class _Kept(NamedTuple):
-    """A connection that is not given back after each use, and its cursor."""
+class PooledConnection(psycopg.Connection[TupleRow]):
+    """A connection of the pool."""
 
-    pool: "ConnectionPool[psycopg.Connection[Any]]"
-    connection: "psycopg.Connection[Any]"
-    cursor: "psycopg.Cursor[tuple[Any, ...]]"
-
-    @classmethod
-    def of(cls, pool: "ConnectionPool[psycopg.Connection[Any]]") -> "_Kept":
-        """Keep one of a pool's.
-
-        Raises:
-            PoolTimeout: there was none.
-        """
-        connection = _working_one(pool)
-        return cls(pool, connection, psycopg.Cursor(connection, row_factory=tuple_row))
-
-    def works(self) -> bool:
-        """Whether it does, as far as its socket tells."""
-        try:
-            check_socket(self.connection)
-        except psycopg.Error:
-            return False
-        return True
+    @functools.cached_property
+    def steady(self) -> psycopg.Cursor[TupleRow]:
+        """A cursor that is used again and again, for what returns little: it keeps that."""
+        return psycopg.Cursor(self, row_factory=tuple_row)
 
 
 class Pool:
     """See the module.
-
-    One of the connections is kept for what changes something, which is publishing nearly always,
-    and nearly always by one thread at a time: to borrow one, and to make a cursor, costs a third of
-    what else there is to do for an event.
 
     It is opened by the first use, in the process that uses it: a bus that was made before a fork
     works in the child, on connections of the child's own.
@@ -81,10 +62,9 @@ class Pool:
         self._server = server
         self._name = name
         self._lock = threading.Lock()
-        self._pool: ConnectionPool[psycopg.Connection[Any]] | None = None
+        self._pool: ConnectionPool[PooledConnection] | None = None
         self._process = 0
-        self._kept: _Kept | None = None
-        self._keeping = threading.Lock()
+        self._closed = False
 
     def run(self, operation: Callable[[], Operation[R]], *, changes: bool = False) -> R:
         """Run an operation of one statement on a connection of the pool.
@@ -96,44 +76,11 @@ class Pool:
         Raises:
             StoreError: the database refused or could not be reached.
         """
-        if changes and self._keeping.acquire(blocking=False):
-            try:
-                return self._run_kept(operation)
-            finally:
-                self._keeping.release()
-                self._let_go()
         with self.connection(changes=changes) as connection:
-            return run(connection, operation())
-
-    def _run_kept(self, operation: Callable[[], Operation[R]]) -> R:
-        pool, kept = self.open(), self._kept
-        if kept is not None and (kept.pool is not pool or not kept.works()):
-            self._kept = None
-            kept.pool.putconn(kept.connection)
-            kept = None
-        if kept is None:
-            try:
-                kept = self._kept = _Kept.of(pool)
-            except PoolTimeout as error:
-                raise self._diagnose() from error
-        try:
-            return run(kept.connection, operation(), kept.cursor)
-        except psycopg.Error as error:
-            raise _as_store_error(pool, kept.connection, error, changes=True) from error
-
-    def _let_go(self) -> None:
-        """Give back what was kept of a pool that was closed; whoever comes last does it."""
-        kept = self._kept
-        if kept is not None and kept.pool is not self._pool and self._keeping.acquire(False):
-            try:
-                if self._kept is kept:
-                    self._kept = None
-                    kept.pool.putconn(kept.connection)
-            finally:
-                self._keeping.release()
+            return run(connection, operation(), connection.steady if changes else None)
 
     @contextmanager
-    def connection(self, *, changes: bool = False) -> "Iterator[psycopg.Connection[Any]]":
+    def connection(self, *, changes: bool = False) -> "Iterator[PooledConnection]":
         """Lend a connection, in autocommit.
 
         Parameters:
@@ -147,6 +94,8 @@ class Pool:
             connection = _working_one(pool)
         except PoolTimeout as error:
             raise self._diagnose() from error
+        except PoolClosed as error:
+            raise ConfigurationError(CLOSED) from error
         try:
             yield connection
         except psycopg.Error as error:
@@ -154,18 +103,20 @@ class Pool:
         finally:
             pool.putconn(connection)
 
-    def open(self) -> "ConnectionPool[psycopg.Connection[Any]]":
+    def open(self) -> "ConnectionPool[PooledConnection]":
         """Open the pool, unless it is open, and return it.
 
         Raises:
             StoreError, IncompatibleDatabase: the database is not there, or not fit to be used.
+            ConfigurationError: the bus is closed.
         """
         with self._lock:
+            if self._closed:
+                raise ConfigurationError(CLOSED)
             if self._pool is None or self._process != os.getpid():
                 self._check()
                 # A forked child leaves the parent's pool alone: the sockets are the parent's.
                 self._process = os.getpid()
-                self._kept = None
                 self._pool = self._make()
             return self._pool
 
@@ -178,10 +129,11 @@ class Pool:
         with translated(), connect(self._server.dsn(), name=self._name) as connection:
             run(connection, migrate.check())
 
-    def _make(self) -> "ConnectionPool[psycopg.Connection[Any]]":
+    def _make(self) -> "ConnectionPool[PooledConnection]":
         dsn = self._server.dsn
         return ConnectionPool(
             dsn,
+            connection_class=PooledConnection,
             kwargs=lambda: settings(dsn(), self._name),
             min_size=0,
             max_size=POOL_SIZE,
@@ -204,15 +156,14 @@ class Pool:
     def close(self) -> None:
         """Close the pool; idempotent."""
         with self._lock:
-            pool, self._pool = self._pool, None
+            pool, self._pool, self._closed = self._pool, None, True
             mine = self._process == os.getpid()
         if pool is not None and mine:
-            self._let_go()
             pool.close()
 
 
 def _as_store_error(
-    pool: "ConnectionPool[psycopg.Connection[Any]]",
+    pool: "ConnectionPool[PooledConnection]",
     connection: "psycopg.Connection[Any]",
     error: psycopg.Error,
     *,
@@ -226,7 +177,7 @@ def _as_store_error(
     return as_store_error(error, outcome_unknown=changes and lost)
 
 
-def _working_one(pool: "ConnectionPool[psycopg.Connection[Any]]") -> "psycopg.Connection[Any]":
+def _working_one(pool: "ConnectionPool[PooledConnection]") -> PooledConnection:
     """Return a connection of the pool that works as far as its socket tells.
 
     The pool's own check sleeps, ever longer, after each connection that it finds broken: a call in

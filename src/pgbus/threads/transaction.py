@@ -3,11 +3,12 @@
 from typing import Any, NoReturn
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import TransactionStatus as Status
 from psycopg.rows import TupleRow
 
-from pgbus.store.handling import begin_handling
-from pgbus.store.query import run
+from pgbus.errors import PgbusError
+from pgbus.store.handling import begin_handling, roll_back_handling
+from pgbus.store.query import Operation, run
 from pgbus.threads.link import Link
 from pgbus.threads.server import Server
 from pgbus.threads.session import Session
@@ -37,17 +38,19 @@ class HandlerConnection(psycopg.Connection[TupleRow]):
         )
 
 
-class Transactions:
-    """See the module. The connection bears the session's id, and is made anew with it.
+class Undecided(PgbusError):
+    """A handler's transaction may have been committed, or not."""
 
-    A transaction may have begun with the end of the last one, for an event that was to follow at
-    once: :meth:`roll_back` is due where none did.
-    """
+
+class Transactions:
+    """See the module. The connection bears the session's id, and is made anew with it."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._link: Link | None = None
         self._link_name = ""
+        # Whether one began with the end of the last, for an event that was to follow at once.
+        self._ahead = False
 
     def begin(self, session: Session) -> "psycopg.Connection[Any]":
         """Return the connection, with a transaction begun.
@@ -56,31 +59,59 @@ class Transactions:
             psycopg.Error, PgbusError: there is no connection to be had.
         """
         link = self._own_link(session)
-        if not link.usable:
-            link.drop()
+        ahead, self._ahead = self._ahead, False
         connection = link.connection()
-        if connection.pgconn.transaction_status == TransactionStatus.IDLE:
+        if connection.pgconn.transaction_status != (Status.INTRANS if ahead else Status.IDLE):
+            link.drop()
+            connection, ahead = link.connection(), False
+        if not ahead:
             run(connection, begin_handling())
         return connection
 
+    def end(
+        self, connection: "psycopg.Connection[Any]", operation: Operation[None], *, more: bool
+    ) -> None:
+        """Run the operation that settles and commits.
+
+        Parameters:
+            more: it also begins the next one.
+
+        Raises:
+            PgbusError: the handler has closed the connection, or left a statement unfinished.
+            Undecided: see there.
+            psycopg.Error, LeaseLost: see :func:`pgbus.store.handling.end_handling`.
+        """
+        if connection.closed and not connection.broken:
+            raise PgbusError("the handler closed the connection that pgbus gave it")
+        if connection.pgconn.transaction_status == Status.ACTIVE:
+            raise PgbusError("the handler left a statement unfinished on its connection")
+        try:
+            run(connection, operation)
+        except psycopg.errors.QueryCanceled as error:
+            if connection.pgconn.transaction_status != Status.IDLE:
+                raise
+            # What was cancelled is the COMMIT, or what follows it.
+            raise Undecided("whether the handler's transaction was committed is unknown") from error
+        self._ahead = more
+
     def roll_back(self) -> None:
-        """Roll back what was begun, whatever state it is in."""
+        """Roll back what was begun; a connection in another state is closed."""
+        self._ahead = False
         if self._link is None or not self._link.connected:
             return
         connection = self._link.connection()
+        status = connection.pgconn.transaction_status
         try:
-            if connection.pgconn.transaction_status != TransactionStatus.IDLE:
-                connection.execute("rollback")
+            if status in (Status.INTRANS, Status.INERROR):
+                run(connection, roll_back_handling())
+            elif status != Status.IDLE:
+                self._link.drop()
         except psycopg.Error:  # the server rolls back what is closed
             self._link.drop()
 
-    @property
-    def usable(self) -> bool:
-        """Whether the connection works as far as anyone has seen."""
-        return self._link is not None and self._link.usable
-
     def close(self) -> None:
         """Close the connection."""
+        self._ahead = False
         if self._link is not None:
             self._link.drop()
 
