@@ -222,13 +222,13 @@ def test_a_handler_that_ends_its_transaction_is_noticed(
     lanes = [done(chunk) for chunk in worker.take().chunks]
     held = queue.leases()
     connection = worker.connection
-    end = partial(end_handling, queue.name, worker.id, lanes)
+    end = partial(end_handling, connection, queue.name, worker.id, lanes)
 
     def refuses() -> None:
         with pytest.raises(psycopg.errors.InvalidTransactionTermination):
-            run(connection, end())
+            end()
 
-    run(connection, begin_handling())
+    begin_handling(connection)
     connection.execute("create table effect ()")
     connection.execute("commit")
     refuses()
@@ -237,10 +237,10 @@ def test_a_handler_that_ends_its_transaction_is_noticed(
     connection.execute("rollback")
     assert len(queue.ids()) == len(lanes)
     assert queue.leases() == held
-    run(connection, begin_handling())
+    begin_handling(connection)
     with connection.transaction():
         connection.execute("create table another ()")
-    run(connection, end())
+    end()
     assert connection.info.transaction_status == TransactionStatus.IDLE
     assert queue.ids() == []
     assert queue.leases() == {}
@@ -251,12 +251,12 @@ def test_what_ends_a_handlers_transaction_begins_the_next(queue: Queue, worker: 
     first, second = (done(chunk) for chunk in worker.take().chunks)
     connection = worker.connection
     connection.execute("create table effect (n integer)")
-    run(connection, begin_handling())
+    begin_handling(connection)
     connection.execute("insert into effect values (1)")
-    run(connection, end_handling(queue.name, worker.id, [first], more=True))
+    end_handling(connection, queue.name, worker.id, [first], more=True)
     connection.execute("insert into effect values (2)")
     assert effects(queue) == 1
-    run(connection, end_handling(queue.name, worker.id, [second]))
+    end_handling(connection, queue.name, worker.id, [second])
     assert effects(queue) == 2
     assert queue.ids() == []
     assert queue.leases() == {}
@@ -273,10 +273,10 @@ def test_nothing_is_committed_of_a_handler_that_lost_its_lease(
     worker.die()
     heir = Worker(another(), queue)
     taken = heir.take().chunks
-    run(worker.connection, begin_handling())
+    begin_handling(worker.connection)
     worker.connection.execute("insert into effect values (1)")
     with pytest.raises(LeaseLost):
-        run(worker.connection, end_handling(queue.name, worker.id, lanes, more=more))
+        end_handling(worker.connection, queue.name, worker.id, lanes, more=more)
     worker.connection.execute("rollback")
     assert effects(queue) == 0
     assert heir.finish(*taken) == {chunk.lane for chunk in taken}
@@ -288,7 +288,7 @@ def test_a_handler_that_was_stopped_keeps_nobody_from_taking_its_key_over(
     queue.send("k")
     [chunk] = worker.take().chunks
     queue.connection.execute("create table effect (n integer)")
-    run(worker.connection, begin_handling())
+    begin_handling(worker.connection)
     worker.connection.execute("insert into effect values (1)")
     queue.connection.execute("set lock_timeout = '2s'")
     worker.die()
@@ -296,6 +296,6 @@ def test_a_handler_that_was_stopped_keeps_nobody_from_taking_its_key_over(
     [fresh] = successor.take().chunks
     assert successor.finish(fresh) == {fresh.lane}
     with pytest.raises(LeaseLost):
-        run(worker.connection, end_handling(queue.name, worker.id, [done(chunk)]))
+        end_handling(worker.connection, queue.name, worker.id, [done(chunk)])
     worker.connection.execute("rollback")
     assert effects(queue) == 0

@@ -69,9 +69,9 @@ class Worker:
 
     def end_handling(self, lane: LaneSettlement) -> bool:
         """Settle in the transaction of a handler; return whether the lane was still held."""
-        run(self.connection, begin_handling())
+        begin_handling(self.connection)
         try:
-            run(self.connection, end_handling(self.queue.name, self.id, [lane]))
+            end_handling(self.connection, self.queue.name, self.id, [lane])
         except LeaseLost:
             self.connection.execute("rollback")
             return False

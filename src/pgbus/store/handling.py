@@ -7,11 +7,12 @@ and stops at the first that fails.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import psycopg
 
 from pgbus.errors import LeaseLost
-from pgbus.store.query import Operation, Query, ask, nothing
+from pgbus.store.query import run, run_script
 from pgbus.store.settle import LaneSettlement, settle
 from pgbus.store.statements import statement
 
@@ -19,19 +20,32 @@ LEASE_LOST = "PB001"
 """The SQLSTATE with which ``acknowledge`` refuses."""
 
 
-def begin_handling() -> Operation[None]:
-    """Begin the transaction of a handler, which is known by being DEFERRABLE."""
-    yield from ask(_script(statement("handling", "begin")))
+def begin_handling(connection: "psycopg.Connection[Any]") -> None:
+    """Begin the transaction of a handler, which is known by being DEFERRABLE.
+
+    Raises:
+        psycopg.Error: the connection broke.
+    """
+    run_script(connection, statement("handling", "begin"))
 
 
-def roll_back_handling() -> Operation[None]:
-    """Roll the transaction of a handler back."""
-    yield from ask(_script(statement("handling", "roll_back")))
+def roll_back_handling(connection: "psycopg.Connection[Any]") -> None:
+    """Roll the transaction of a handler back.
+
+    Raises:
+        psycopg.Error: the connection broke.
+    """
+    run_script(connection, statement("handling", "roll_back"))
 
 
 def end_handling(
-    name: str, worker: int, lanes: Sequence[LaneSettlement], *, more: bool = False
-) -> Operation[None]:
+    connection: "psycopg.Connection[Any]",
+    name: str,
+    worker: int,
+    lanes: Sequence[LaneSettlement],
+    *,
+    more: bool = False,
+) -> None:
     """Settle in the transaction of a handler, and commit it.
 
     One that the handler ended, and perhaps began anew, is an ``InvalidTransactionTermination``.
@@ -45,18 +59,18 @@ def end_handling(
 
     Raises:
         LeaseLost: another holds one of the lanes.
+        psycopg.Error: what the server says.
     """
     end = "commit_and_begin" if more else "commit"
     first = lanes[0]
     if len(lanes) > 1 or len(first.done) != 1 or first.again is not None or first.dead:
-        owned = yield from settle(name, worker, lanes, handling=True)
-        if len(owned) < len(lanes):
+        if len(run(connection, settle(name, worker, lanes, handling=True))) < len(lanes):
             raise lease_lost(name)
-        yield from ask(_script(statement("handling", end)))
+        run_script(connection, statement("handling", end))
         return
     script = acknowledgement(name, worker, first) + b";\n" + statement("handling", end)
     try:
-        yield from ask(_script(script))
+        run_script(connection, script)
     except psycopg.Error as error:
         if error.sqlstate != LEASE_LOST:
             raise
@@ -84,7 +98,3 @@ def lease_lost(subscription: str) -> LeaseLost:
         f"subscription {subscription}: the lease was lost before the handler's transaction could "
         "commit; it is rolled back, and the event is delivered again"
     )
-
-
-def _script(text: bytes) -> Query[None]:
-    return Query(text, None, nothing, prepare=False)

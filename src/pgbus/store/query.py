@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import psycopg
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus
 from psycopg.rows import tuple_row
 
 T = TypeVar("T")
@@ -94,6 +96,19 @@ def run(
         return result
     finally:
         operation.close()
+
+
+def run_script(connection: "psycopg.Connection[Any]", script: bytes) -> None:
+    """Execute statements in PostgreSQL's simple protocol, as one message; their rows are ignored.
+
+    Past psycopg's cursors, whose work costs more than the server's where it is but a COMMIT.
+
+    Raises:
+        psycopg.Error: the first of them that failed; those behind it were not executed.
+    """
+    result = connection.pgconn.exec_(script)
+    if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+        raise error_from_result(result, encoding=connection.info.encoding)
 
 
 def send(connection: "psycopg.Connection[Any]", operation: Operation[R]) -> Callable[[], R]:

@@ -9,7 +9,7 @@ from pgbus.core.bodies import UnknownType
 from pgbus.core.encoding import Encoded
 from pgbus.core.verdict import Bury, Done, GiveBack, Verdict
 from pgbus.errors import LeaseLost, PayloadError, PgbusError
-from pgbus.store.handling import end_handling, lease_lost
+from pgbus.store.handling import lease_lost
 from pgbus.store.query import run
 from pgbus.store.settle import LaneSettlement
 from pgbus.threads.call import Call
@@ -172,9 +172,8 @@ class Attempts:
         ending = finish()
         if ending.outgoing:
             run(connection, self._station.publish(ending.outgoing))
-        session, more = delivery.hold.session, ending.more
-        settled = end_handling(name, session.id, ending.lanes, more=more)
-        self._transactions.end(connection, settled, more=more)
+        worker = delivery.hold.session.id
+        self._transactions.end(connection, name, worker, ending.lanes, more=ending.more)
 
 
 def _is_of_the_connection(error: BaseException, connection: "psycopg.Connection[Any]") -> bool:

@@ -1,5 +1,6 @@
 """The transactions of one worker's handler, on a connection of its own."""
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import psycopg
@@ -7,8 +8,8 @@ from psycopg.pq import TransactionStatus as Status
 from psycopg.rows import TupleRow
 
 from pgbus.errors import PgbusError
-from pgbus.store.handling import begin_handling, roll_back_handling
-from pgbus.store.query import Operation, run
+from pgbus.store.handling import begin_handling, end_handling, roll_back_handling
+from pgbus.store.settle import LaneSettlement
 from pgbus.threads.link import Link
 from pgbus.threads.server import Server
 from pgbus.threads.session import Session
@@ -65,28 +66,31 @@ class Transactions:
             link.drop()
             connection, ahead = link.connection(), False
         if not ahead:
-            run(connection, begin_handling())
+            begin_handling(connection)
         return connection
 
     def end(
-        self, connection: "psycopg.Connection[Any]", operation: Operation[None], *, more: bool
+        self,
+        connection: "psycopg.Connection[Any]",
+        name: str,
+        worker: int,
+        lanes: Sequence[LaneSettlement],
+        *,
+        more: bool,
     ) -> None:
-        """Run the operation that settles and commits.
-
-        Parameters:
-            more: it also begins the next one.
+        """Settle and commit; see :func:`pgbus.store.handling.end_handling`.
 
         Raises:
             PgbusError: the handler has closed the connection, or left a statement unfinished.
-            Undecided: see there.
-            psycopg.Error, LeaseLost: see :func:`pgbus.store.handling.end_handling`.
+            Undecided: whether it was committed is unknown.
+            psycopg.Error, LeaseLost: see there, too.
         """
         if connection.closed and not connection.broken:
             raise PgbusError("the handler closed the connection that pgbus gave it")
         if connection.pgconn.transaction_status == Status.ACTIVE:
             raise PgbusError("the handler left a statement unfinished on its connection")
         try:
-            run(connection, operation)
+            end_handling(connection, name, worker, lanes, more=more)
         except psycopg.errors.QueryCanceled as error:
             if connection.pgconn.transaction_status != Status.IDLE:
                 raise
@@ -103,7 +107,7 @@ class Transactions:
         status = connection.pgconn.transaction_status
         try:
             if status in (Status.INTRANS, Status.INERROR):
-                run(connection, roll_back_handling())
+                roll_back_handling(connection)
             elif status != Status.IDLE:
                 self._link.drop()
         except psycopg.Error:  # the server rolls back what is closed
