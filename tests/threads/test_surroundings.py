@@ -11,7 +11,7 @@ import pytest
 
 from pgbus import Bus, Context, Event, Outgoing, StoreError
 from pgbus.store import query
-from pgbus.threads import fetcher
+from pgbus.threads import subscription
 from tests.waiting import eventually
 
 HOUR = 3600.0
@@ -106,7 +106,7 @@ def test_forged_notifications_only_wake_and_not_often(
         eventually(lambda: seen == [0, 1, 2])
         took = time.monotonic() - since
     # At one look or poll a nap, and those that the two events cost.
-    assert len(asked) < 50 + 2 * took / fetcher.NAP
+    assert len(asked) < 50 + 2 * took / subscription.NAP
 
 
 def test_a_snapshot_that_stays_open_loses_nothing(

@@ -23,7 +23,7 @@ from pgbus.store.leases import Polled, Take, Taken, poll, take
 from pgbus.store.settle import LaneSettlement
 from pgbus.threads.link import Backoff, Link, Outage, join
 from pgbus.threads.session import Session
-from pgbus.threads.subscription import Hold, Subscription
+from pgbus.threads.subscription import NAP, Hold, Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -31,11 +31,6 @@ POLL = 1.0
 """Seconds between two polls of an idle process that nobody can wake."""
 SLEEP = 2.0
 """Seconds between two of one that sleeps."""
-NAP = 0.005
-"""Seconds between two looks while events come fast, or while it is woken in vain."""
-VAIN = 3
-"""After so many looks in a row that found nothing, a wake-up makes it nap first: anybody may send
-notifications, and as many as they like."""
 PATIENCE = 0.3
 """Seconds that a take under way gets at shutdown. One that is given up gives its lanes back as the
 worker signs off."""
@@ -98,12 +93,8 @@ class Fetcher:
     def wake(self, name: str | None = None) -> None:
         """Look again: at one subscription, or at what is scheduled where ``name`` is ``None``."""
         for subscription in self._subscriptions:
-            if subscription.name != name:
-                continue
-            if subscription.vain < VAIN:
-                subscription.ready = True
-            elif subscription.nap is None:
-                subscription.nap = time.monotonic() + NAP
+            if subscription.name == name:
+                subscription.look()
         if name is None:
             self._next_poll = min(self._next_poll, self._polled_at + NAP)
         self._wake.set()

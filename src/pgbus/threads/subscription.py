@@ -1,6 +1,7 @@
 """A subscription at run time: what is in hand, what is wanted, who waits."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -14,6 +15,12 @@ from pgbus.threads.session import Session
 SHORT = 0.001
 """Seconds a call below which a worker takes several chunks at once."""
 MOST_CHUNKS = 64
+NAP = 0.005
+"""Seconds between two looks while events come fast, or while it is woken in vain."""
+VAIN = 3
+"""After so many looks in a row that found nothing, the fetcher naps before the next: anybody may
+send notifications, and as many as they like; and of many lanes in hand each is let go by itself,
+while a look has to pass by all the others."""
 
 
 class Hold(msgspec.Struct, eq=False):
@@ -64,6 +71,13 @@ class Subscription:
         self._in_hand = 0
         self._suspects = 0
         self._closed = False
+
+    def look(self) -> None:
+        """Have the fetcher look: at once or, after some looks in vain, after a nap."""
+        if self.vain < VAIN:
+            self.ready = True
+        elif self.nap is None:
+            self.nap = time.monotonic() + NAP
 
     # The fetcher's side.
 
@@ -123,14 +137,17 @@ class Subscription:
 
     def settled(self, portions: Iterable[tuple[Hold, int, bool]]) -> None:
         """Note how many events of chunks are settled, and whether their lanes were let go."""
+        freed = False
         with self._changed:
             for hold, events, released in portions:
                 if released:
                     events = hold.unsettled
                     self._suspects -= hold.chunk.suspect
-                    self.ready = True
                 hold.unsettled -= events
                 self._in_hand -= events
+                freed = freed or released
+        if freed:
+            self.look()
 
     # Stopping.
 
