@@ -141,6 +141,7 @@ def _handled(
 
 
 def _spent(dsn: str, count: int, *, transactional: bool) -> Spent:
+    _count_functions(dsn)
     before = _functions(dsn)
     clocks: list[tuple[float, float]] = []
     left = [count]
@@ -174,15 +175,17 @@ def _spent(dsn: str, count: int, *, transactional: bool) -> Spent:
     return Spent(end - start, busy - idle, {name: after[name] - before[name] for name in after})
 
 
-def _functions(dsn: str) -> dict[str, float]:
-    """Return the seconds that the functions of the queue have taken so far, by part.
-
-    PostgreSQL counts them for sessions that begin after the first call.
-    """
-    found = dict.fromkeys(FUNCTIONS.values(), 0.0)
+def _count_functions(dsn: str) -> None:
+    """Have PostgreSQL count what functions take, in sessions that begin from now on."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         name = sql.Identifier(str(conninfo_to_dict(dsn)["dbname"]))
         connection.execute(sql.SQL("alter database {} set track_functions = 'pl'").format(name))
+
+
+def _functions(dsn: str) -> dict[str, float]:
+    """Return the seconds that the functions of the queue have taken so far, by part."""
+    found = dict.fromkeys(FUNCTIONS.values(), 0.0)
+    with psycopg.connect(dsn, autocommit=True) as connection:
         for function, part in FUNCTIONS.items():
             row = connection.execute(
                 "select coalesce(sum(self_time), 0) from pg_stat_user_functions "

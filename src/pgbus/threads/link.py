@@ -196,12 +196,6 @@ class Link:
         return self._connection is not None
 
     @property
-    def usable(self) -> bool:
-        """Whether there is a connection that works as far as anyone has seen."""
-        connection = self._connection
-        return connection is not None and not (connection.closed or connection.broken)
-
-    @property
     def pooled(self) -> bool:
         """Whether a pooler lies in between; opens the connection where there is none.
 
