@@ -11,7 +11,7 @@ from tests.torture.account import Account, accounts
 from tests.torture.behaviour import ATTEMPTS
 from tests.torture.history import NEVER, History
 from tests.torture.laws import Doubtful, Violation
-from tests.torture.records import End, Fault, Together, Told
+from tests.torture.records import End, Fault, Gone, Together, Told
 
 DISRUPTIVE = ("kill", "stop", "terminate", "cut", "delay", "stall", "lost reply", "postmaster")
 """Faults after which a process that survives has to find its way back."""
@@ -147,12 +147,16 @@ def _recoveries(history: History, faults: list[Fault]) -> Iterator[tuple[str, fl
     """The times that can be told: those of victims that no other fault struck meanwhile."""
     processes = history.frame.processes
     works = _moments((one.pid, one.at) for one in history.records if isinstance(one, End))
-    # What ends a process, too: another may get its number.
     struck = _moments(
-        (pid, one.at)
-        for one in faults
-        if one.kind in (*DISRUPTIVE, "term", "exit")
-        for pid in one.pids
+        [
+            *(
+                (pid, one.at)
+                for one in faults
+                if one.kind in (*DISRUPTIVE, "term", "exit")
+                for pid in one.pids
+            ),
+            *((one.pid, one.at) for one in history.records if isinstance(one, Gone)),
+        ]
     )
     died = {
         processes[row.worker]: row.at - history.clock

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.torture.operators import Duty, operate
 from tests.torture.publishers import WAYS, Errand, publish
-from tests.torture.records import Broken, Fault, Log, now
+from tests.torture.records import Broken, Fault, Gone, Log, now
 from tests.torture.stage import Stage
 from tests.torture.workers import AWAY, Post, work
 
@@ -154,7 +154,8 @@ class Crew:
                 self.log.write(Fault("term", member.asked_at, now(), [member.pid]))
 
     def _look_at(self, role: str, member: Member) -> None:
-        """Note a process that ended as nobody wanted."""
+        """Note a process that ended, and one that ended as nobody wanted."""
+        self.log.write(Gone(member.pid, now()))
         code = member.process.exitcode
         if code is not None and code not in EXPECTED:
             self.log.write(Broken(role, member.pid, code))

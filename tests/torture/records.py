@@ -117,6 +117,13 @@ class Declared(msgspec.Struct, tag="declared", array_like=True, frozen=True):
     """Whether a dead letter keeps back the later events of its key."""
 
 
+class Gone(msgspec.Struct, tag="gone", array_like=True, frozen=True):
+    """A process of ours has ended: from now on, another may get its number."""
+
+    pid: int
+    at: int
+
+
 class Broken(msgspec.Struct, tag="broken", array_like=True, frozen=True):
     """A process of ours ended with an error of its own."""
 
@@ -126,7 +133,18 @@ class Broken(msgspec.Struct, tag="broken", array_like=True, frozen=True):
 
 
 Record = (
-    Intent | Outcome | Begin | End | Together | Dropping | Over | Told | Fault | Declared | Broken
+    Intent
+    | Outcome
+    | Begin
+    | End
+    | Together
+    | Dropping
+    | Over
+    | Told
+    | Fault
+    | Declared
+    | Gone
+    | Broken
 )
 
 

@@ -18,6 +18,7 @@ from tests.torture.records import (
     End,
     Fate,
     Fault,
+    Gone,
     Intent,
     Message,
     Outcome,
@@ -216,6 +217,9 @@ def test_recovery_is_told_by_kind_and_only_where_nothing_else_struck() -> None:
         "terminate": pytest.approx(1.0, abs=0.1)
     }
     assert (verdict.injected, verdict.duplicates) == (1, 1)
+    # Who works on under its number is another.
+    gone = Gone(PID, 32 * second)
+    assert checker.judge(replace(WELL, records=[*records, gone])).recovery == {}
 
 
 # Dead letters.
@@ -316,6 +320,34 @@ def test_what_is_redriven_comes_before_its_successors_in_the_queue() -> None:
     assert objections(history(taken_at=4.0)) == set()
     together = [*SEEN, *lease(2, *settled("e1", "e2"), at=6.0)]
     assert objections(History(records, audit=together)) == set()
+
+
+def test_a_call_keeps_its_order_where_it_is_redriven_at_once() -> None:
+    rejected = published("b1", 10, "e1", "e2", how="reject")
+    begun: list[Record] = [Begin(PLAIN, uid, "k", 1, PID, 20) for uid in ("e1", "e2")]
+    records = [DECLARED, *rejected, *begun, *handled("e2", 70), *handled("e1", 80)]
+
+    def history(*audit: Row) -> History:
+        return History(records, audit=[BORN, *lease(1, *given_up("e1", "e2")), *audit])
+
+    back, back_later = row("redriven", "e2", xid=REDRIVE), row("redriven", "e1", xid=55)
+    first, second = lease(60, *settled("e2")), lease(61, *settled("e1"))
+    # Who puts the first of them back when the second has been handled means it so.
+    assert objections(history(back, *first, back_later, *second)) == set()
+    together = back_later._replace(xid=REDRIVE)
+    assert objections(history(together, back, *first, *second)) == {"O"}
+
+
+def test_what_was_delivered_just_before_it_was_given_up_came_before_its_redrive() -> None:
+    ms = 1_000_000
+    rejected = published("b1", 10, "e1", "e2", how="reject")
+    begun: list[Record] = [Begin(PLAIN, "e1", "k", 1, PID, 40 * ms)]
+    begun += [Begin(PLAIN, "e2", "k", 1, PID, 190 * ms)]
+    records = [DECLARED, *rejected, *begun, *handled("e1", 220 * ms), *handled("e2", 230 * ms)]
+    letters = [*lease(1, *given_up("e1")), *lease(2, *given_up("e2"))]
+    back = [row("redriven", uid, xid=REDRIVE)._replace(at=0.2) for uid in ("e1", "e2")]
+    audit = [BORN, *letters, *back, *lease(60, *settled("e1", "e2"))]
+    assert objections(History(records, audit=audit)) == set()
 
 
 def test_a_parked_key_waits() -> None:
