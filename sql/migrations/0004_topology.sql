@@ -69,9 +69,7 @@ begin
             'vacuum_truncate = off)', 'q_' || p_name);
         insert into pgbus.subscription (name, ordered, park) values (p_name, p_ordered, p_park)
         returning * into s;
-        execute format('create trigger pgbus_wake after insert on pgmq.%I '
-            'for each statement execute function pgbus.wake(%L, %L)',
-            'q_' || p_name, s.id, 'pgbus_' || p_name);
+        perform pgbus.wake_on_insert(s.id, p_name);
     end if;
     if p_ordered and to_regclass(format('pgmq.%I', 'pgbus_lane_' || p_name)) is null then
         execute format('create index %I on pgmq.%I '
@@ -279,9 +277,7 @@ begin
     perform pgbus.rename_queue(p_old || '_dlq', p_new || '_dlq');
     execute format('alter index if exists pgmq.%I rename to %I',
         'pgbus_dead_' || p_old, 'pgbus_dead_' || p_new);
-    execute format('drop trigger if exists pgbus_wake on pgmq.%I', 'q_' || p_new);
-    execute format('create trigger pgbus_wake after insert on pgmq.%I '
-        'for each statement execute function pgbus.wake(%L, %L)', 'q_' || p_new, s, 'pgbus_' || p_new);
+    perform pgbus.wake_on_insert(s, p_new);
     update pgbus.scheduled set queues = array_replace(queues, p_old, p_new)
     where p_old = any (queues);
     update pgbus.subscription set name = p_new where id = s;

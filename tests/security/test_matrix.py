@@ -85,6 +85,7 @@ FUNCTIONS: dict[str, set[str]] = {
             "degenerate",
             "refuse_live",
             "rename_queue",
+            "wake_on_insert",
             "bury",
             "bury_billing",
             "bury_shipping",
