@@ -17,6 +17,7 @@ from pgbus import (
     Context,
     Event,
     Incident,
+    LeaseLost,
     Outgoing,
     Reject,
     Retry,
@@ -370,12 +371,16 @@ def test_unkeyed_events_and_unordered_subscriptions_run_in_parallel(bus: Bus) ->
 def test_a_call_that_takes_too_long_is_given_up_and_its_thread_replaced(bus: Bus) -> None:
     stuck = threading.Event()
     handled: list[int] = []
+    lost: list[bool] = []
 
     @bus.subscribe("orders.*", name="billing", concurrency=1, timeout=1, retry=QUICK)
     def on_order(event: Created, context: Context) -> None:
         if event.n == 1 and context.attempt == 1:
             stuck.wait(30)
-            assert context.lease_lost
+            lost.append(context.lease_lost)
+            with pytest.raises(LeaseLost):
+                context.extend(1)
+            lost.append(True)
         handled.append(event.n)
 
     with bus.running():
@@ -383,6 +388,7 @@ def test_a_call_that_takes_too_long_is_given_up_and_its_thread_replaced(bus: Bus
         assert bus.wait_idle(10)
         assert handled == [0, 1, 2, 3]
         stuck.set()
+        eventually(lambda: lost == [True, True])
     assert not list(bus.dead_letters("billing"))
 
 

@@ -125,6 +125,24 @@ def test_stop_lets_handlers_finish_and_gives_the_rest_back_untouched(bus: Bus) -
     assert handled == [(n, 1) for n in range(5)]
 
 
+def test_a_stop_may_have_all_the_time_in_the_world(bus: Bus) -> None:
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    @bus.subscribe("a", name="billing")
+    def handle(event: Any) -> None:
+        begun.set()
+        go_on.wait(20)
+        ended.set()
+
+    bus.start()
+    bus.publish("a", {})
+    assert begun.wait(20)
+    threading.Timer(0.1, go_on.set).start()
+    bus.stop(timeout=float("inf"))
+    assert ended.is_set()
+    assert bus.status("billing")[0].workers == 0
+
+
 @pytest.mark.parametrize("call", [Bus.stop, Bus.close])
 def test_a_handler_cannot_stop_the_bus_that_waits_for_it(
     bus: Bus, call: Callable[[Bus], None], caplog: pytest.LogCaptureFixture
@@ -275,6 +293,38 @@ def test_a_restarted_server_is_waited_for(
             eventually(lambda: 2 in handled)
 
 
+def test_handlers_with_many_events_in_hand_wait_for_a_server_that_is_away(
+    own_server: Callable[..., PostgresInstance], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of their transactions needs a connection: none is tried at once after another."""
+    server = own_server()
+    many, before, threads = 3_000, 1_000, 8
+    handled: set[str] = set()
+    busy, go_on = threading.Event(), threading.Event()
+    with Bus(server.dsn("postgres"), lease=5) as bus:
+        bus.install()
+
+        @bus.subscribe("orders.*", name="billing", concurrency=threads)
+        def on_order(event: Created, connection: psycopg.Connection[Any]) -> None:
+            handled.add(event.order)
+            if len(handled) > before:
+                busy.set()
+                go_on.wait(30)
+
+        bus.declare()
+        bus.publish_many([Created(order=str(n)) for n in range(many)])
+        with caplog.at_level(logging.DEBUG, "pgbus"), bus.running():
+            assert busy.wait(30)
+            server.kill9()
+            go_on.set()
+            threading.Event().wait(1.0)
+            given_back = [one for one in caplog.records if "given back" in one.message]
+            assert threads <= len(given_back) <= 10 * threads
+            assert all(one.levelno == logging.DEBUG for one in given_back)
+            server.restart()
+            eventually(lambda: len(handled) == many, timeout=60)
+
+
 def _publishes(bus: Bus) -> bool:
     try:
         bus.publish(Created(order="a", n=2))
@@ -301,6 +351,7 @@ def test_a_worker_declared_dead_loses_its_keys_and_begins_again(
             release.wait(10)
             eventually(lambda: context.lease_lost)
             lost.append(context.lease_lost)
+            context.extend(1)  # raises, which is no failure of the handler's
 
     with bus.running(), psycopg.connect(bus_dsn, autocommit=True) as connection:
         bus.publish(Created(order="a"))

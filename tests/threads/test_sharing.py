@@ -157,12 +157,35 @@ def test_log_records_say_which_delivery_they_speak_of(
         assert "s3cr3t" not in record.getMessage()
 
 
-def test_a_callback_that_fails_harms_nobody(bus: Bus, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_handler_may_take_longer_than_the_lease(make_bus: Callable[..., Bus]) -> None:
+    lease = 2.0
+    deliveries: list[int] = []
+    incidents: list[Incident] = []
+
+    def slow(event: Created) -> None:
+        deliveries.append(event.n)
+        threading.Event().wait(2.5 * lease)
+
+    buses = [make_bus(lease=lease) for _ in range(2)]
+    for bus in buses:
+        bus.subscribe("orders.*", name="billing")(slow)
+        bus.on_error(incidents.append)
+    with buses[0].running(), buses[1].running():
+        buses[0].publish_many([Created(order="a", n=n) for n in range(2)])
+        assert buses[0].wait_idle(30)
+    assert deliveries == [0, 1]
+    assert incidents == []
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, SystemExit])
+def test_a_callback_that_fails_harms_nobody(
+    bus: Bus, caplog: pytest.LogCaptureFixture, fault: type[BaseException]
+) -> None:
     told: list[tuple[str, int]] = []
 
     @bus.on_error
     def fail(incident: Incident) -> None:
-        raise RuntimeError
+        raise fault
 
     @bus.on_error
     def note(incident: Incident) -> None:

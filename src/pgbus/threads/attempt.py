@@ -14,7 +14,7 @@ from pgbus.store.query import run
 from pgbus.store.settle import LaneSettlement
 from pgbus.threads.call import Call
 from pgbus.threads.delivery import Delivery
-from pgbus.threads.link import is_over
+from pgbus.threads.link import Backoff, is_over
 from pgbus.threads.outcome import Outcomes, WorkerDied
 from pgbus.threads.session import Session
 from pgbus.threads.station import Station
@@ -53,7 +53,8 @@ class Attempts:
         self._station = station
         self._outcomes = outcomes
         self.transactional = self._handler.connection_parameter is not None
-        self._transactions = Transactions(station.server)
+        self._transactions = Transactions(station.server, station.watchdog)
+        self._backoff = Backoff()
 
     def rest(self) -> None:
         """End the transaction that was begun for an event that did not follow."""
@@ -91,14 +92,14 @@ class Attempts:
         except PayloadError as fault:
             return None, (Bury(), fault)
         except (psycopg.Error, PgbusError) as error:
-            return None, (GiveBack("the registry could not be asked about its version"), error)
+            return None, self._give_back("the registry could not be asked about its version", error)
 
     def _unknown(self, session: Session, unknown: UnknownType) -> Result:
         kind = f"{unknown.topic}@{unknown.version or 1}"
         try:
             elsewhere = self._station.known_elsewhere(self._subscription.number, session, kind)
         except (psycopg.Error, PgbusError) as error:
-            return GiveBack("the database could not be asked who knows its type"), error
+            return self._give_back("the database could not be asked who knows its type", error)
         if elsewhere:
             return GiveBack(f"another worker knows {kind}"), None
         return Bury(), PayloadError(
@@ -152,9 +153,16 @@ class Attempts:
                 transactions.close()
                 for hold in holds:
                     hold.abandoned = True
-                return GiveBack("the handler's connection broke"), error
+                return self._give_back("the handler's connection broke", error)
             return self._outcomes.judge(delivery.message, error), error
+        self._backoff.reset()
         return DONE
+
+    def _give_back(self, reason: str, error: Exception) -> Result:
+        """Return an event as it was, because the database is away; give that time to come back."""
+        self._station.outage.report(f"a handler of {self._subscription.name}", error)
+        self._subscription.pause(self._backoff.step())
+        return GiveBack(reason), error
 
     def _transact(
         self,

@@ -17,7 +17,7 @@ from pgbus.core.verdict import Again, Done, GiveBack
 from pgbus.model.config import Reject, RetryAfter
 from pgbus.model.event import Event
 from pgbus.threads.attempt import Ending, Result
-from pgbus.threads.context import Context, published
+from pgbus.threads.context import Context, lost_meanwhile, published
 from pgbus.threads.delivery import Delivery, Portion
 from pgbus.threads.subscription import Hold
 from pgbus.threads.worker import Worker
@@ -115,8 +115,11 @@ class BatchContext(Sequence[Context]):
         """Let this call go on for ``seconds`` from now.
 
         Raises:
-            ConfigurationError: ``seconds`` is no positive number.
+            LeaseLost: that of every key was; see :meth:`Context.extend`.
+            ConfigurationError: see there, too.
         """
+        if all(context.lease_lost for context in self._contexts):
+            raise lost_meanwhile(self._contexts[0].subscription)
         self._extend(seconds)
 
 

@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 GRACE = 30.0
 """Seconds that handlers get to finish when the bus stops."""
+MOST_GRACE = 1e9
+"""Seconds; to wait longer, for ever even, is more than threads can be asked to."""
 LONGEST_IDLE_CHECK = 0.1
 _DEFAULT_RETRY = Retry()
 _KINDS = Kinds(Context, BatchContext, psycopg.Connection, psycopg.AsyncConnection)
@@ -415,7 +417,7 @@ class Bus(Administration):
             try:
                 if engine.process != os.getpid():
                     return  # a forked child: the threads are the parent's
-                engine.stop(max(0.0, timeout))
+                engine.stop(max(0.0, min(timeout, MOST_GRACE)))
             finally:
                 # Not before: a handler that calls this meanwhile must not wait for the lock.
                 self._engine = None
@@ -508,7 +510,7 @@ class Bus(Administration):
         for callback in list(self._callbacks):
             try:
                 callback(incident)
-            except Exception:
+            except BaseException:  # SystemExit would end a thread of ours, and nobody would know
                 logger.exception("an on_error callback failed")
 
     def _refuse_closed(self) -> None:

@@ -67,7 +67,7 @@ class Watchdog:
     """One thread that ends calls past their deadline and severs connections that hang."""
 
     def __init__(self, links: Sequence[Link]) -> None:
-        self._links = links
+        self._links = {*links}
         self._changed = threading.Condition()
         self._calls: set[Call] = set()
         self._stopped = False
@@ -100,6 +100,16 @@ class Watchdog:
         with self._changed:
             self._calls.discard(call)
 
+    def guard(self, link: Link) -> None:
+        """Look after a further connection."""
+        with self._changed:
+            self._links.add(link)
+
+    def leave(self, link: Link) -> None:
+        """Look after a connection no longer."""
+        with self._changed:
+            self._links.discard(link)
+
     def extend(self, call: Call, seconds: float) -> None:
         """Move a call's deadline to ``seconds`` from now.
 
@@ -124,7 +134,8 @@ class Watchdog:
                 if not late:
                     deadlines = [call.deadline for call in self._calls if call.deadline]
                     self._changed.wait(max(0.0, min([now + CHECK, *deadlines]) - now))
+                links = [*self._links]
             for call in late:
                 call.abandon("timeout")
-            for link in self._links:
+            for link in links:
                 link.sever_if_stalled(time.monotonic())

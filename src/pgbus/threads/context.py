@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pgbus.core.cloudevents import to_cloudevent
 from pgbus.core.encoding import MISSING, Encoded, outgoing
-from pgbus.errors import PayloadError
+from pgbus.errors import LeaseLost, PayloadError
 from pgbus.model.delivery import Message
 from pgbus.model.envelope import Incoming, Outgoing
 from pgbus.model.event import Event
@@ -149,8 +149,11 @@ class Context:
         """Let this call go on for ``seconds`` from now; without a ``timeout`` it may anyway.
 
         Raises:
+            LeaseLost: nothing that the call does counts any more: it may as well end, with this.
             ConfigurationError: ``seconds`` is no positive number.
         """
+        if self.lease_lost:
+            raise lost_meanwhile(self.subscription)
         self._extend(seconds)
 
     def log_extra(self) -> dict[str, Any]:
@@ -162,6 +165,14 @@ class Context:
             "attempt": self.attempt,
             "subscription": self.subscription,
         }
+
+
+def lost_meanwhile(subscription: str) -> LeaseLost:
+    """Return what a handler is told that goes on under a lease that was lost."""
+    return LeaseLost(
+        f"subscription {subscription}: the lease was lost while the handler ran; nothing that it "
+        "does counts any more, and the event is delivered again"
+    )
 
 
 def published(context: Context) -> list[Encoded]:

@@ -114,6 +114,7 @@ class Engine:
             versions=Versions(None if contracts.mode == "off" else pool.run),
             server=server,
             watchdog=self._watchdog,
+            outage=outage,
         )
         self._crews = [Crew(subscription, self._station) for subscription in subscriptions]
 

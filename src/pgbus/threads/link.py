@@ -29,6 +29,9 @@ R = TypeVar("R")
 CONNECT_TIMEOUT = 10
 STALL = 15.0
 """Seconds after which a statement of the bus's own is taken for a stalled link."""
+LONG = 4.0
+"""How often as long that is for one that carries work of the user's: a publish of any size, the
+commit of a handler's transaction."""
 INTERRUPTED = 0.1
 """Seconds that a thread gets to end once its socket is shut."""
 
@@ -239,14 +242,21 @@ class Link:
             psycopg.Error: see :meth:`run`; errors of ``work`` pass through.
         """
         connection = self.connection()
-        self.cut = False
-        self.busy_since = time.monotonic()
         try:
-            return work(connection)
+            with self.watched():
+                return work(connection)
         except psycopg.Error as error:
             if is_over(connection, error):
                 self.drop()
             raise
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Have the watchdog cut what waits too long in this block."""
+        self.cut = False
+        self.busy_since = time.monotonic()
+        try:
+            yield
         finally:
             self.busy_since = None
 
@@ -338,8 +348,12 @@ class Backoff:
         """Begin again with the first wait."""
         self._next = self._first
 
-    def wait(self, stop: threading.Event) -> bool:
-        """Wait for a random half to the whole of the next step; true once ``stop`` is set."""
+    def step(self) -> float:
+        """Return how long to wait: a random half to the whole of the next step, in seconds."""
         step = self._next
         self._next = min(self._most, step * 2)
-        return stop.wait(step * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load, no secret
+        return step * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, no secret
+
+    def wait(self, stop: threading.Event) -> bool:
+        """Wait for the next step; true once ``stop`` is set."""
+        return stop.wait(self.step())

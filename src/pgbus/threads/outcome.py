@@ -44,6 +44,8 @@ class Outcomes:
 
     def judge(self, message: Message, error: BaseException) -> Verdict:
         """Decide what a handler's exception means."""
+        if isinstance(error, LeaseLost):
+            return GiveBack("the lease was lost")
         return decide(
             self._definition.retry,
             error,
@@ -74,7 +76,9 @@ class Outcomes:
                 if isinstance(error, LeaseLost):
                     self.fenced(context, error)
                 else:
-                    logger.info("given back: %s", reason, extra=context.log_extra())
+                    # With an error, the database is away: that is told once a second.
+                    level = logging.INFO if error is None else logging.DEBUG
+                    logger.log(level, "given back: %s", reason, extra=context.log_extra())
                     delay = GIVE_BACK * random.uniform(0.5, 1.5)  # noqa: S311
                     lane.again = (message.msg_id, delay, "none")
             case Bury():

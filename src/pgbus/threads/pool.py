@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
@@ -40,7 +41,24 @@ CLOSED = "this bus is closed: make another"
 
 
 class PooledConnection(psycopg.Connection[TupleRow]):
-    """A connection of the pool."""
+    """A connection of the pool. No watchdog runs where nobody subscribes, so it is its own."""
+
+    within: float | None = None
+    """Seconds in which the server must say something, or the link has stalled."""
+
+    def wait(self, gen: PQGen[R], *options: Any, **named: Any) -> R:
+        """Wait for the server as psycopg does, but not for ever.
+
+        Raises:
+            psycopg.OperationalError: the link has stalled; the connection is closed.
+        """
+        if self.within is None:
+            return super().wait(gen, *options, **named)
+        try:
+            return super().wait(_impatient(gen, self.within), *options, **named)
+        except _StalledError:
+            self.close()
+            raise
 
     @functools.cached_property
     def steady(self) -> psycopg.Cursor[TupleRow]:
@@ -66,25 +84,34 @@ class Pool:
         self._process = 0
         self._closed = False
 
-    def run(self, operation: Callable[[], Operation[R]], *, changes: bool = False) -> R:
+    def run(
+        self,
+        operation: Callable[[], Operation[R]],
+        *,
+        changes: bool = False,
+        within: float | None = None,
+    ) -> R:
         """Run an operation of one statement on a connection of the pool.
 
         Parameters:
             changes: the operation writes, so that a connection that breaks leaves it unknown
                 whether it was committed.
+            within: see :class:`PooledConnection`; ``None`` waits for as long as it takes.
 
         Raises:
             StoreError: the database refused or could not be reached.
         """
-        with self.connection(changes=changes) as connection:
+        with self.connection(changes=changes, within=within) as connection:
             return run(connection, operation(), connection.steady if changes else None)
 
     @contextmanager
-    def connection(self, *, changes: bool = False) -> "Iterator[PooledConnection]":
+    def connection(
+        self, *, changes: bool = False, within: float | None = None
+    ) -> "Iterator[PooledConnection]":
         """Lend a connection, in autocommit.
 
         Parameters:
-            changes: see :meth:`run`.
+            changes, within: see :meth:`run`.
 
         Raises:
             StoreError: there is none to be had, or the database refused what the block asked.
@@ -96,6 +123,7 @@ class Pool:
             raise self._diagnose() from error
         except PoolClosed as error:
             raise ConfigurationError(CLOSED) from error
+        connection.within = within
         try:
             yield connection
         except psycopg.Error as error:
@@ -160,6 +188,30 @@ class Pool:
             mine = self._process == os.getpid()
         if pool is not None and mine:
             pool.close()
+
+
+class _StalledError(psycopg.OperationalError):
+    """The server does not answer."""
+
+
+def _impatient(gen: PQGen[R], seconds: float) -> PQGen[R]:
+    """Go on as ``gen`` does, as long as the server says something every so many ``seconds``.
+
+    psycopg sends 0 to it, ten times a second, while the server says nothing.
+    """
+    until = time.monotonic() + seconds
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if ready:
+                until = time.monotonic() + seconds
+            elif time.monotonic() > until:
+                raise _StalledError(f"the server has not answered for {seconds:.0f} s")
+            wanted = gen.send(ready)
+    except StopIteration as stop:
+        result: R = stop.value
+        return result
 
 
 def _as_store_error(

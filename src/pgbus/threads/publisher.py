@@ -21,6 +21,7 @@ from pgbus.store import migrate, tail
 from pgbus.store.publish import publish, publish_known
 from pgbus.store.query import Operation, run, send
 from pgbus.store.routes import Routes
+from pgbus.threads import link
 from pgbus.threads.combiner import Combiner
 from pgbus.threads.contracts import Contracts
 from pgbus.threads.link import as_store_error
@@ -160,7 +161,9 @@ class Publisher:
         return list(self._combiner.run(events))
 
     def _store(self, events: Sequence[Encoded]) -> list[Receipt]:
-        receipts = self._pool.run(lambda: self.operation(events), changes=True)
+        receipts = self._pool.run(
+            lambda: self.operation(events), changes=True, within=link.STALL * link.LONG
+        )
         if self.routes.tailed:
             self._sweep_tails()
         return receipts
@@ -186,7 +189,7 @@ class Publisher:
         events: list[Encoded] = []
         receipts: list[Receipt] = []
         with (
-            self._pool.connection(changes=True) as connection,
+            self._pool.connection(changes=True, within=link.STALL * link.LONG) as connection,
             connection.pipeline(),
             connection.transaction(),
         ):

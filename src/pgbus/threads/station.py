@@ -14,6 +14,7 @@ from pgbus.store.workers import known_elsewhere
 from pgbus.threads.call import Call, Watchdog
 from pgbus.threads.context import Context, Incident
 from pgbus.threads.delivery import Portion
+from pgbus.threads.link import Outage
 from pgbus.threads.server import Server
 from pgbus.threads.session import Session
 from pgbus.threads.versions import Versions
@@ -102,6 +103,7 @@ class Station:
         versions: Versions,
         server: Server,
         watchdog: Watchdog,
+        outage: Outage,
     ) -> None:
         self.put = put
         self.released = released
@@ -112,6 +114,7 @@ class Station:
         self.versions = versions
         self.server = server
         self.watchdog = watchdog
+        self.outage = outage
         self.loop = EventLoop()
         self._ask = ask
         self._known: dict[tuple[int, str], tuple[float, bool]] = {}

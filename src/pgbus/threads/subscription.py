@@ -133,6 +133,11 @@ class Subscription:
             holds.append(self._inbox.popleft())
         return holds
 
+    def pause(self, seconds: float) -> None:
+        """Wait, unless the subscription stops."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, seconds)
+
     # The settler's side.
 
     def settled(self, portions: Iterable[tuple[Hold, int, bool]]) -> None:

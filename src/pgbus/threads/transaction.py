@@ -10,7 +10,8 @@ from psycopg.rows import TupleRow
 from pgbus.errors import PgbusError
 from pgbus.store.handling import begin_handling, end_handling, roll_back_handling
 from pgbus.store.settle import LaneSettlement
-from pgbus.threads.link import Link
+from pgbus.threads.call import Watchdog
+from pgbus.threads.link import LONG, Link
 from pgbus.threads.server import Server
 from pgbus.threads.session import Session
 
@@ -44,10 +45,15 @@ class Undecided(PgbusError):
 
 
 class Transactions:
-    """See the module. The connection bears the session's id, and is made anew with it."""
+    """See the module. The connection bears the session's id, and is made anew with it.
 
-    def __init__(self, server: Server) -> None:
+    How long a handler's own statements may take is the handler's affair; the watchdog looks after
+    those that begin its transaction and end it.
+    """
+
+    def __init__(self, server: Server, watchdog: Watchdog) -> None:
         self._server = server
+        self._watchdog = watchdog
         self._link: Link | None = None
         self._link_name = ""
         # Whether one began with the end of the last, for an event that was to follow at once.
@@ -66,7 +72,8 @@ class Transactions:
             link.drop()
             connection, ahead = link.connection(), False
         if not ahead:
-            begin_handling(connection)
+            with link.watched():
+                begin_handling(connection)
         return connection
 
     def end(
@@ -89,8 +96,10 @@ class Transactions:
             raise PgbusError("the handler closed the connection that pgbus gave it")
         if connection.pgconn.transaction_status == Status.ACTIVE:
             raise PgbusError("the handler left a statement unfinished on its connection")
+        assert self._link is not None
         try:
-            end_handling(connection, name, worker, lanes, more=more)
+            with self._link.watched():
+                end_handling(connection, name, worker, lanes, more=more)
         except psycopg.errors.QueryCanceled as error:
             if connection.pgconn.transaction_status != Status.IDLE:
                 raise
@@ -107,7 +116,8 @@ class Transactions:
         status = connection.pgconn.transaction_status
         try:
             if status in (Status.INTRANS, Status.INERROR):
-                roll_back_handling(connection)
+                with self._link.watched():
+                    roll_back_handling(connection)
             elif status != Status.IDLE:
                 self._link.drop()
         except psycopg.Error:  # the server rolls back what is closed
@@ -117,12 +127,16 @@ class Transactions:
         """Close the connection."""
         self._ahead = False
         if self._link is not None:
+            self._watchdog.leave(self._link)
             self._link.drop()
+            self._link = None
 
     def _own_link(self, session: Session) -> Link:
         name = f"pgbus/{session.id:x}"
         if self._link is None or self._link_name != name:
             self.close()
             self._link = Link(self._server, lambda: name, HandlerConnection, may_idle=True)
+            self._link.patience = LONG
             self._link_name = name
+            self._watchdog.guard(self._link)
         return self._link

@@ -1,0 +1,77 @@
+"""Sessions of the server that stand still, while its system goes on to acknowledge packets."""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgbus import Bus, StoreError
+from pgbus.threads import call, link
+from tests.servers import PostgresInstance
+from tests.threads.test_delivery import Created
+from tests.waiting import eventually
+
+Connection = psycopg.Connection[Any]
+Halt = Callable[[int], None]
+
+
+@pytest.fixture
+def halt() -> Iterator[Halt]:
+    """Stop a backend, by its process id, until the end of the test."""
+    with ExitStack() as stack:
+
+        def stop(pid: int) -> None:
+            stack.callback(os.kill, pid, signal.SIGCONT)
+            os.kill(pid, signal.SIGSTOP)
+
+        yield stop
+
+
+@pytest.fixture
+def bus(
+    own_server: Callable[..., PostgresInstance], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bus]:
+    """A bus that soon takes a link for stalled, on a server whose processes are here."""
+    monkeypatch.setattr(link, "STALL", 0.3)
+    monkeypatch.setattr(call, "CHECK", 0.05)
+    with Bus(own_server().dsn(), lease=30) as bus:
+        bus.install()
+        yield bus
+
+
+def test_a_handlers_commit_that_gets_no_reply(
+    bus: Bus, halt: Halt, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempts: list[int] = []
+
+    @bus.subscribe("orders.*", name="billing", concurrency=1)
+    def on_order(event: Created, connection: Connection) -> None:
+        attempts.append(event.n)
+        if len(attempts) == 1:
+            halt(connection.info.backend_pid)
+
+    with caplog.at_level(logging.WARNING), bus.running():
+        bus.publish(Created(order="a", n=1))
+        bus.publish(Created(order="a", n=2))
+        eventually(lambda: attempts == [1, 1, 2], timeout=20)
+        assert bus.wait_idle(20)
+    assert "got no reply" in caplog.text
+
+
+def test_a_publish_that_gets_no_reply(bus: Bus, halt: Halt) -> None:
+    bus.publish("orders.created", {})
+    with psycopg.connect(bus.dsn) as connection:
+        [(pid,)] = connection.execute(
+            "select pid from pg_stat_activity "
+            "where application_name like 'pgbus%' and pid <> pg_backend_pid()"
+        ).fetchall()
+    halt(pid)
+    with pytest.raises(StoreError, match="not answered") as caught:
+        bus.publish("orders.created", {})
+    assert caught.value.outcome_unknown
+    bus.publish("orders.created", {})
