@@ -11,7 +11,7 @@ import pytest
 
 from pgbus import Bus, Context, Event, Outgoing, StoreError
 from pgbus.store import query
-from pgbus.threads import subscription
+from pgbus.threads import keeper, subscription
 from tests.waiting import eventually
 
 HOUR = 3600.0
@@ -131,6 +131,24 @@ def test_a_snapshot_that_stays_open_loses_nothing(
         assert one(sql, "select pg_relation_size('pgmq.q_billing')") > 2_000 * 100
         assert old.execute("select count(*) from pgmq.q_billing").fetchone() == (0,)
     assert seen == list(range(2_000))
+
+
+def test_a_snapshot_that_stays_open_is_warned_of_once(
+    make_bus: Callable[..., Bus],
+    bus_dsn: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(keeper, "HOUSEKEEPING", 0.0)
+    monkeypatch.setattr(keeper, "OLD", 0.1)
+    bus = make_bus(lease=0.6)
+    bus.subscribe("steps", name="billing")(lambda event: None)
+    with psycopg.connect(bus_dsn, application_name="a report") as old, bus.running():
+        old.execute("set transaction isolation level repeatable read")
+        old.execute("select 1")
+        eventually(lambda: "a transaction of 'a report'" in caplog.text, timeout=20)
+        threading.Event().wait(0.6)  # three rounds more
+    assert caplog.text.count("a transaction of") == 1
 
 
 def test_transactions_that_publish_in_opposite_orders_do_not_deadlock(

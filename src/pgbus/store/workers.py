@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
@@ -77,6 +78,23 @@ def forget_published() -> Operation[None]:
     """Forget the ids of events whose dedup window is over."""
     while (yield from ask_one(Query(statement("worker", "forget_published"), (), truth))):
         pass
+
+
+class OldTransaction(NamedTuple):
+    """A transaction, anybody's, that has been open for long."""
+
+    application: str
+    pid: int
+    """Of its session on the server."""
+    began: datetime
+    seconds: float
+
+
+def oldest_transaction(seconds: float) -> Operation[OldTransaction | None]:
+    """Return the oldest of the transactions that are open for longer than so many seconds."""
+    query = Query(statement("worker", "oldest_transaction"), (seconds,), OldTransaction)
+    found = yield from ask(query)
+    return found[0] if found else None
 
 
 def known_elsewhere(subscription: int, worker: int, kind: str) -> Operation[bool]:

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -23,7 +24,9 @@ logger = logging.getLogger(__name__)
 BEATS = 3
 """Heartbeats in one lease."""
 HOUSEKEEPING = 60.0
-"""Seconds between two rounds of forgetting published ids."""
+"""Seconds between two rounds of forgetting published ids, and of looking for old transactions."""
+OLD = 300.0
+"""Seconds that a transaction may be open without a warning."""
 
 
 class Keeper:
@@ -54,6 +57,7 @@ class Keeper:
         self._outage = outage
         self._stop = threading.Event()
         self._tidied_at = time.monotonic()
+        self._warned_of: tuple[int, datetime] | None = None
         self._thread = threading.Thread(target=self._run, name="pgbus-keeper", daemon=True)
 
     def start(self) -> None:
@@ -146,3 +150,17 @@ class Keeper:
         if time.monotonic() - self._tidied_at > HOUSEKEEPING:
             self._tidied_at = time.monotonic()
             self._link.run(workers.forget_published)
+            self._warn_of_old_transaction()
+
+    def _warn_of_old_transaction(self) -> None:
+        found = self._link.run(lambda: workers.oldest_transaction(OLD))
+        if found is not None and (found.pid, found.began) != self._warned_of:
+            self._warned_of = found.pid, found.began
+            logger.warning(
+                "a transaction of %r (process %d of the server) has been open for %.0f s: the rows "
+                "of events that are handled meanwhile cannot be removed, and taking gets slower "
+                "until it ends",
+                found.application,
+                found.pid,
+                found.seconds,
+            )
