@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from benchmarks import machine
 from benchmarks.peers import PEERS
-from benchmarks.report import Report, markdown, show, write_json
+from benchmarks.report import Report, markdown, show, show_overview, write_json
 from benchmarks.run import Run
 from benchmarks.server import CACHE, Server
 
@@ -125,6 +125,8 @@ def _go(
                 write_json(reports, json)
             if markdown_path is not None:
                 markdown_path.write_text(markdown(reports), encoding="utf-8")
+    if len(reports) > 1:
+        show_overview(reports, console)
 
 
 _HELP = {

@@ -143,6 +143,7 @@ def _figures(series: Sequence[Series], names: Sequence[str], least: int, most: i
                     bound="at most",
                     wanted=MOST,
                     basis=f"{_label(most)} to {_label(least)}",
+                    family="the costs of taking, publishing and handling, by shape of backlog",
                 )
             )
     return found

@@ -1,6 +1,7 @@
 """What a program prints and writes: ratios first, then everything that was measured."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +27,8 @@ class Figure(msgspec.Struct, kw_only=True):
     unit: str = "×"
     basis: str = ""
     """What was compared with what."""
+    family: str = ""
+    """What it is one of many of, which are one line of an overview."""
 
     @property
     def met(self) -> bool:
@@ -77,13 +80,42 @@ def _figure_rows(figures: Sequence[Figure]) -> Sequence[Sequence[str]]:
     return [
         (
             one.what,
-            f"{number(one.reached)}{one.unit if one.unit == '×' else ' ' + one.unit}",
+            _with_unit(number(one.reached), one),
             f"{one.bound} {number(one.wanted)}",
             "reached" if one.met else "MISSED",
             one.basis,
         )
         for one in figures
     ]
+
+
+def _overview_rows(reports: Sequence[Report]) -> Sequence[Sequence[str]]:
+    rows = []
+    for report in reports:
+        name = report.program
+        for _, group in groupby(report.figures, lambda one: one.family or one.what):
+            rows.append((name, *_overview_row(list(group))))
+            name = ""
+    return rows
+
+
+def _overview_row(group: Sequence[Figure]) -> Sequence[str]:
+    if len(group) == 1:
+        [row] = _figure_rows(group)
+        return row
+    values = [one.reached for one in group]
+    missed = sum(not one.met for one in group)
+    return (
+        f"{len(group)} of {group[0].family}",
+        _with_unit(f"{number(min(values))} to {number(max(values))}", group[0]),
+        f"{group[0].bound} {number(group[0].wanted)}",
+        f"MISSED by {missed}" if missed else "reached",
+        group[0].basis,
+    )
+
+
+def _with_unit(text: str, one: Figure) -> str:
+    return text + (one.unit if one.unit == "×" else f" {one.unit}")
 
 
 def _series_rows(report: Report) -> Sequence[Sequence[str]]:
@@ -105,6 +137,7 @@ def _series_rows(report: Report) -> Sequence[Sequence[str]]:
 
 
 _FIGURES = ("Figure", "Reached", "Wanted", "", "Compared")
+_OVERVIEW = ("Program", *_FIGURES)
 
 
 def _titles(report: Report) -> tuple[str, ...]:
@@ -124,19 +157,32 @@ def show(report: Report, console: Console) -> None:
     console.print(Text(f"  {summary(report.machine)}", style="dim"))
 
 
+def show_overview(reports: Sequence[Report], console: Console) -> None:
+    """Print the figures to reach of several programs."""
+    console.print(Text("\nfigures to reach", style="bold"))
+    console.print(_table(_OVERVIEW, _overview_rows(reports)))
+
+
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for title in titles:
         right = title in ("Reached", "Median") or title.startswith("To ")
         made.add_column(title, justify="right" if right else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(Text(cell, style="bold red" if cell == "MISSED" else "") for cell in row))
+        made.add_row(*(Text(cell, style=_style(cell)) for cell in row))
     return made
+
+
+def _style(cell: str) -> str:
+    return "bold red" if cell.startswith("MISSED") else ""
 
 
 def markdown(reports: Sequence[Report]) -> str:
     """Return reports as Markdown, for the README and the documentation."""
     parts = []
+    if len(reports) > 1:
+        parts.append("### Figures to reach\n")
+        parts.append(_markdown_table(_OVERVIEW, _overview_rows(reports)))
     for report in reports:
         parts.append(f"### {report.program}: {report.question}\n")
         parts.append("".join(f"- {line}\n" for line in report.setup))

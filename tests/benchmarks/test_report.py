@@ -1,0 +1,57 @@
+"""What is printed of several programs together."""
+
+from benchmarks.report import Figure, Report, markdown, show_overview
+from rich.console import Console
+
+MACHINE = (
+    "date",
+    "cores",
+    "CPU",
+    "memory",
+    "kernel",
+    "file system",
+    "PostgreSQL",
+    "fsync",
+    "synchronous_commit",
+    "Python",
+    "pgbus",
+)
+FAMILY = "the costs of everything"
+
+
+def figure(what: str, reached: float, family: str = "") -> Figure:
+    return Figure(what=what, reached=reached, bound="at most", wanted=1.3, unit="ms", family=family)
+
+
+def report(program: str, *figures: Figure) -> Report:
+    return Report(
+        program=program,
+        question="how much?",
+        setup=[],
+        figures=list(figures),
+        series=[],
+        left_out=[],
+        machine=dict.fromkeys(MACHINE, "?"),
+    )
+
+
+ONE = report("latency", figure("p50", 0.98))
+MANY = report("growth", *(figure(f"cost {n}", n, FAMILY) for n in (0.5, 2.0, 1.31)))
+
+
+def test_the_overview_has_one_line_for_a_family() -> None:
+    table = markdown([ONE, MANY]).split("\n### ")[0].splitlines()
+    assert table[-2:] == [
+        "| latency | p50 | 0.98 ms | at most 1.3 | reached |  |",
+        f"| growth | 3 of {FAMILY} | 0.5 to 2 ms | at most 1.3 | MISSED by 2 |  |",
+    ]
+
+
+def test_one_program_alone_has_no_overview() -> None:
+    assert markdown([MANY]).startswith("### growth")
+
+
+def test_the_overview_is_printed() -> None:
+    console = Console(width=160, record=True)
+    show_overview([ONE, MANY], console)
+    assert "MISSED by 2" in console.export_text()
