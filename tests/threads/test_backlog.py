@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from pgbus import Bus, Context
+from pgbus.threads import fetcher
 from tests.waiting import eventually
 
 FIRST, LAST = 2_000, 12_000
@@ -68,3 +69,36 @@ def test_memory_stays_flat(bus: Bus, bus_dsn: str, events: int, keys: int) -> No
     assert status.ready > events - LAST - MOST_IN_HAND
     for numbers in seen.values():
         assert numbers == sorted(set(numbers))
+
+
+DELAYED = 6_000
+"""Keys that a single take does not get past."""
+HIGHEST = """
+    select 'k' || n from generate_series(1, 1000) n
+    order by hashtextextended('k' || n, 0) desc limit 1
+"""
+
+
+def test_many_delayed_keys_do_not_hide_the_one_behind_them(
+    bus: Bus, bus_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetcher, "STROLL", 1 << 60)  # which would find it by chance
+    handled = threading.Event()
+
+    @bus.subscribe("steps", name="billing")
+    def handle(event: str) -> None:
+        handled.set()
+
+    bus.declare()
+    with psycopg.connect(bus_dsn, autocommit=True) as sql:
+        sql.execute(
+            "insert into pgmq.q_billing (vt, message, headers) "
+            "select clock_timestamp() + interval '1 day', to_jsonb('late'::text), "
+            "jsonb_build_object('x-pgmq-group', 'd' || n) from generate_series(1, %s) n",
+            (DELAYED,),
+        )
+        row = sql.execute(HIGHEST).fetchone()
+    assert row is not None
+    with bus.running():
+        bus.publish("steps", "now", key=row[0])
+        assert handled.wait(20)
