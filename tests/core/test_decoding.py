@@ -128,6 +128,11 @@ class TestReadHeaders:
         read_headers(raw)
 
 
+class Mute(msgspec.ValidationError):
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class Picky(msgspec.Struct):
     a: int = 0
 
@@ -136,6 +141,8 @@ class Picky(msgspec.Struct):
             raise ValueError(MARKER)
         if self.a == 2:
             raise KeyError(MARKER)
+        if self.a == 3:
+            raise Mute
 
 
 class Mood(enum.Enum):
@@ -166,6 +173,7 @@ class TestDecode:
             (Day, '{"day":"marker-7f3a"}', r"- at `\$.day`"),
             (Picky, '{"a":1}', "ValidationError"),
             (Picky, '{"a":2}', "KeyError"),
+            (Picky, '{"a":3}', "Mute|IndexError"),
             (Any, "1e400", "Number out of range"),
             (Any, "9" * 5000, "Integer value out of range"),
             (Any, "[" * 10_000 + "]" * 10_000, "nested too deep"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from pgbus.core.account import text_of
 from pgbus.core.decoding import decode
 from pgbus.core.evolution import raised, upcast_versions
 from pgbus.core.hints import members, name_of
@@ -191,7 +192,8 @@ def _decoder(kind: Any, where: str) -> Decoder:
         decoder: Decoder = msgspec.json.Decoder(kind)
     except Exception as error:
         raise ConfigurationError(
-            f"{where}: msgspec cannot decode {name_of(kind)} ({type(error).__name__}: {error})"
+            f"{where}: msgspec cannot decode {name_of(kind)} ({type(error).__name__}: "
+            f"{text_of(error)})"
         ) from error
     # msgspec takes a class it knows nothing of, and then refuses every body.
     custom = next((found for found in _infos(info) if _is_custom(found)), None)

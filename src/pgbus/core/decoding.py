@@ -8,6 +8,7 @@ from uuid import UUID
 
 import msgspec
 
+from pgbus.core.account import text_of
 from pgbus.errors import PayloadError
 from pgbus.model import envelope
 from pgbus.model.envelope import Incoming
@@ -52,7 +53,7 @@ _PATH: Final = re.compile(r" - at `[^`]*`(?: in `[^`]*`)?\Z|\Z")
 
 def _decode_fault(error: Exception) -> str:
     if isinstance(error, msgspec.MsgspecError):
-        message = str(error)
+        message = text_of(error)  # a type's own check may raise a class of its own
         if _QUOTES_NOTHING.match(message):
             return message
         path = _PATH.search(message)

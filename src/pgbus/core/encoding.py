@@ -14,6 +14,7 @@ from uuid import UUID
 
 import msgspec
 
+from pgbus.core.account import text_of
 from pgbus.core.evolution import lowered
 from pgbus.core.storable import locate, string_fault, text_fault, value_fault
 from pgbus.errors import (
@@ -361,7 +362,7 @@ def _due(
 
 
 def _whole_fault(error: Exception) -> str:
-    if str(error).startswith("Only dicts with"):
+    if text_of(error).startswith("Only dicts with"):
         return "holds a dict with a key that has no JSON form"
     return f"cannot be encoded ({type(error).__name__})"
 

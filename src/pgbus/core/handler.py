@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from pgbus.core.account import text_of
 from pgbus.core.bodies import Bodies, inspect_bodies
 from pgbus.core.hints import members, name_of, plain_type, unwrapped
 from pgbus.core.patterns import matches
@@ -208,8 +209,8 @@ def _hints(target: Any, name: str) -> dict[str, Any]:
         except Exception as error:
             raise ConfigurationError(
                 f"handler {name}: the annotation {annotation!r} of {parameter!r} cannot be "
-                f"resolved ({type(error).__name__}: {error}); import or define it at the top of "
-                "the module, outside of TYPE_CHECKING"
+                f"resolved ({type(error).__name__}: {text_of(error)}); import or define it at the "
+                "top of the module, outside of TYPE_CHECKING"
             ) from error
     return hints
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import inspect as types
 
+from pgbus.core.account import text_of
 from pgbus.core.fingerprint import fingerprint
 from pgbus.errors import ConfigurationError
 from pgbus.model.event import Event
@@ -123,7 +124,7 @@ def describe(kind: type[Event]) -> EventSchema:
     except Exception as error:
         raise ConfigurationError(
             f"event {kind.__qualname__}: its schema cannot be told ({type(error).__name__}: "
-            f"{error})"
+            f"{text_of(error)})"
         ) from error
     if kind.__event_key__ is not None:
         document[KEY] = kind.__event_key__

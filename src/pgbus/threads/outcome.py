@@ -2,12 +2,12 @@
 
 import logging
 import random
-import traceback
 from collections.abc import Callable
 from typing import assert_never
 
 import msgspec
 
+from pgbus.core.account import exc_info, text_of, trace_of
 from pgbus.core.retry import decide
 from pgbus.core.verdict import Again, Bury, Done, GiveBack, Verdict
 from pgbus.errors import LeaseLost, PgbusError
@@ -83,8 +83,9 @@ class Outcomes:
                     lane.again = (message.msg_id, delay, "none")
             case Bury():
                 assert error is not None
+                account = _account(error)  # before anybody is told of a dead letter
                 self._tell_dead_letter(error, context)
-                lane.dead.append((message.msg_id, _account(error)))
+                lane.dead.append((message.msg_id, account))
                 lane.troubled = True
                 return self._definition.on_exhausted == "skip"
             case _:
@@ -104,26 +105,28 @@ class Outcomes:
             "attempt %d failed: %s",
             context.attempt,
             type(error).__name__,
-            exc_info=error,
+            exc_info=exc_info(error),
             extra=context.log_extra(),
         )
         self._report(Incident("failure", error, context))
 
     def _tell_dead_letter(self, error: BaseException, context: Context) -> None:
         logger.error(
-            "dead letter: %s", type(error).__name__, exc_info=error, extra=context.log_extra()
+            "dead letter: %s",
+            type(error).__name__,
+            exc_info=exc_info(error),
+            extra=context.log_extra(),
         )
         self._report(Incident("dead_letter", error, context))
 
 
 def _account(error: BaseException) -> str:
     """Return what a dead letter keeps of its error, as JSON that PostgreSQL can store."""
-    trace = "".join(traceback.format_exception(error))
     return msgspec.json.encode(
         {
             "error_type": type(error).__name__,
-            "error": _storable(str(error))[:MOST_TEXT],
-            "traceback": _storable(trace[-MOST_TEXT:]),
+            "error": _storable(text_of(error))[:MOST_TEXT],
+            "traceback": _storable(trace_of(error)[-MOST_TEXT:]),
             # Whether the handler was tried once more, in vain: else its workers died before it.
             "tried": int(not isinstance(error, WorkerDied)),
         }
@@ -131,5 +134,6 @@ def _account(error: BaseException) -> str:
 
 
 def _storable(text: str) -> str:
-    clean = text.encode("utf-8", "replace").decode("utf-8")
+    # By its name: what an exception's `__str__` returns may have an `encode` of its own.
+    clean = str.encode(text, "utf-8", "replace").decode("utf-8")
     return clean.replace("\x00", "\N{REPLACEMENT CHARACTER}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
+from pgbus.core.account import exc_info
 from pgbus.core.decoding import read_headers, read_kind
 from pgbus.core.verdict import Done, Verdict
 from pgbus.errors import Unroutable
@@ -110,7 +111,7 @@ class Worker:
 
     def _break_off(self, holds: Sequence[Hold], error: Exception) -> None:
         """Let go of chunks over which this code itself has failed: their keys must not be stuck."""
-        logger.critical("a worker of %s broke", self._subscription.name, exc_info=error)
+        logger.critical("a worker of %s broke", self._subscription.name, exc_info=exc_info(error))
         for hold in holds:
             portion = self._portion(hold)
             hold.abandoned = True
