@@ -43,7 +43,8 @@ create table pgbus.worker_subscription (
     worker bigint not null references pgbus.worker on delete cascade,
     subscription integer not null references pgbus.subscription on delete cascade,
     patterns text[] not null,           -- the expansions it declares
-    types text[] not null,              -- 'topic@version' of every event type it can decode
+    types text[] not null,              -- 'topic@version' of every event type it can decode, and
+                                        -- 'topic@' where it takes events that say no version
     any_type boolean not null,          -- it has a handler for everything else, too
     primary key (worker, subscription)
 );

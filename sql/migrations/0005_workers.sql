@@ -207,7 +207,8 @@ begin
 end
 $function$;
 
--- Whether a live worker of the subscription, other than the caller, knows the event type.
+-- Whether a live worker of the subscription, other than the caller, knows the event type. That of an
+-- event without a version is 'topic@': only the worker itself can tell what it takes that for.
 create function pgbus.known_elsewhere(p_subscription integer, p_worker bigint, p_type text)
 returns boolean
 language sql set search_path = pg_catalog, pg_temp

@@ -315,6 +315,24 @@ class TestDecoding:
         with pytest.raises(UnknownType):
             look(handle).decode(headers("orders.created"), b"{}")
 
+    @pytest.mark.parametrize(
+        ("annotation", "topics"),
+        [
+            (Created, ("orders.created",)),
+            (Created2, ("orders.created",)),
+            (Created2 | Created | Cancelled, ("orders.created", "orders.cancelled")),
+            (Created2 | Created3, ()),
+            (dict[str, int], ()),
+        ],
+    )
+    def test_it_says_of_which_topics_it_takes_events_without_a_version(
+        self, annotation: Any, topics: tuple[str, ...]
+    ) -> None:
+        def handle(event: Any) -> None: ...
+
+        handle.__annotations__["event"] = annotation
+        assert look(handle).unversioned == topics
+
     def test_the_only_version_need_not_be_1(self) -> None:
         def handle(event: Created2) -> None: ...
 

@@ -1,6 +1,7 @@
 """Events in other versions than the handler's: casts, versions that fit, waiting, dead letters."""
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -272,6 +273,64 @@ def test_an_event_without_a_version_is_the_only_one_known(make_bus: MakeBus, bus
             )
         eventually(lambda: len(seen) == 2)
     assert {one.currency for one in seen} == {"EUR"}
+
+
+def send_without_version(dsn: str, *order_ids: str) -> None:
+    with psycopg.connect(dsn) as connection:
+        connection.cursor().executemany(
+            "select pgmq.send_topic(%s, %s::jsonb, %s::jsonb, 0)",
+            [
+                (TOPIC, f'{{"order_id": "{one}", "cents": 3}}', f'{{"type": "{TOPIC}"}}')
+                for one in order_ids
+            ],
+        )
+
+
+def test_an_event_without_a_version_waits_for_a_worker_that_takes_it(
+    make_bus: MakeBus, bus_dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    other, knowing = make_bus(), make_bus()
+    seen_other = subscribe(other, event(("order_id", str), topic="orders.cancelled"))
+    seen: list[Any] = []
+    met = threading.Event()
+
+    def handle(one: Any) -> None:
+        met.wait(20)  # what this one, busy, leaves is the other's
+        seen.append(one)
+
+    knowing.subscribe("orders.*", name="billing", concurrency=1)(handler(V2, handle))
+    found = incidents(other)
+    sent: list[str] = []
+
+    def other_met_one() -> bool:
+        more = [str(len(sent) + n) for n in range(20)]
+        send_without_version(bus_dsn, *more)
+        sent.extend(more)
+        return bool(found) or f"another worker knows '{TOPIC}' without a version" in caplog.text
+
+    with caplog.at_level(logging.INFO, "pgbus"), knowing.running(), other.running():
+        eventually(other_met_one)
+        met.set()
+        eventually(lambda: found or len(seen) == len(sent))
+    assert (seen_other, found) == ([], [])
+    assert {one.order_id for one in seen} == {*sent}
+    assert list(other.dead_letters("billing")) == []
+
+
+def test_nobody_waits_for_a_worker_that_only_an_upcast_leads_to(
+    make_bus: MakeBus, bus_dsn: str
+) -> None:
+    """Of several versions, none of them 1, none is taken for that of an event without one."""
+    buses = [make_bus(), make_bus()]
+    seen = [subscribe(one, V2 | with_casts(up=True)) for one in buses]
+    with buses[0].running(), buses[1].running():
+        send_without_version(bus_dsn, "a")
+        assert buses[0].wait_idle()
+    assert seen == [[], []]
+    [letter] = buses[0].dead_letters("billing")
+    assert (
+        letter.error == f"PayloadError: no live worker of billing knows '{TOPIC}' without a version"
+    )
 
 
 def test_versions_may_follow_each_other_at_once(make_bus: MakeBus) -> None:

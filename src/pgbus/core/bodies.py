@@ -35,6 +35,12 @@ class UnknownType(PgbusError):
         self.why = why
         """What kept a type of another version from decoding it."""
 
+    @property
+    def label(self) -> str:
+        """What it is that nobody knows."""
+        said = "without a version" if self.version is None else f"in version {self.version}"
+        return f"{self.topic!r} {said}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bodies:
@@ -62,6 +68,13 @@ class Bodies:
             kind = self.decoders[topic, version].type
             found.update(dict.fromkeys((topic, older) for older in upcast_versions(kind)))
         return tuple(found)
+
+    @property
+    def unversioned(self) -> tuple[str, ...]:
+        """The topics of which a type of the annotation takes events without a version."""
+        return tuple(
+            topic for topic, one in self._versions.items() if (topic, one) in self.decoders
+        )
 
     def decode(self, incoming: Incoming, body: str | bytes | None) -> Any:
         """Decode a body into what the handler's annotation asks for.

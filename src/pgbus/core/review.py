@@ -35,7 +35,7 @@ class Taker:
     name: str
     patterns: tuple[str, ...]
     types: frozenset[str]
-    """``topic@version`` of all that it decodes, by upcasts, too."""
+    """``topic@version`` of all that it decodes, by upcasts, too; ``topic@``: without a version."""
     accepted: tuple[EventSchema, ...]
     """Of its handler's annotation."""
     any_type: bool

@@ -20,7 +20,7 @@ class Declaration:
     patterns: tuple[str, ...]
     """Expanded."""
     types: tuple[str, ...]
-    """``topic@version`` of each event type that it can decode."""
+    """``topic@version`` of each event type that it can decode; ``topic@``: without a version."""
     any_type: bool
 
 
@@ -98,6 +98,10 @@ def oldest_transaction(seconds: float) -> Operation[OldTransaction | None]:
 
 
 def known_elsewhere(subscription: int, worker: int, kind: str) -> Operation[bool]:
-    """Return whether another live worker of the subscription can decode ``topic@version``."""
+    """Return whether another live worker of the subscription can decode ``topic@version``.
+
+    Parameters:
+        kind: ``topic@`` of an event that does not say its version.
+    """
     parameters = (subscription, worker, kind)
     return (yield from ask_one(Query(statement("worker", "known_elsewhere"), parameters, truth)))

@@ -95,16 +95,16 @@ class Attempts:
             return None, self._give_back("the registry could not be asked about its version", error)
 
     def _unknown(self, session: Session, unknown: UnknownType) -> Result:
-        kind = f"{unknown.topic}@{unknown.version or 1}"
+        kind = f"{unknown.topic}@{unknown.version or ''}"
         try:
             elsewhere = self._station.known_elsewhere(self._subscription.number, session, kind)
         except (psycopg.Error, PgbusError) as error:
             return self._give_back("the database could not be asked who knows its type", error)
         if elsewhere:
-            return GiveBack(f"another worker knows {kind}"), None
+            return GiveBack(f"another worker knows {unknown.label}"), None
         return Bury(), PayloadError(
-            f"no live worker of {self._subscription.name} knows {unknown.topic!r} "
-            f"in version {unknown.version}" + (f": {unknown.why}" if unknown.why else "")
+            f"no live worker of {self._subscription.name} knows {unknown.label}"
+            + (f": {unknown.why}" if unknown.why else "")
         )
 
     def call(self, argument: Any, context: Any, call: Call) -> None:

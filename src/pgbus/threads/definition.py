@@ -46,8 +46,13 @@ class Definition:
 
     @property
     def types(self) -> tuple[str, ...]:
-        """``topic@version`` of each event type that the handler can decode."""
-        return tuple(f"{topic}@{version}" for topic, version in self.handler.types)
+        """``topic@version`` of each event type that the handler can decode.
+
+        ``topic@`` where it decodes events of a topic that do not say their version: that cannot be
+        told from the versions, among which are those that upcasts lead from.
+        """
+        said = [f"{topic}@{version}" for topic, version in self.handler.types]
+        return (*said, *(f"{topic}@" for topic in self.handler.unversioned))
 
 
 def check_subscription(patterns: Sequence[str], options: Options, batch: int | None) -> None:

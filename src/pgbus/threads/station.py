@@ -120,7 +120,7 @@ class Station:
         self._known: dict[tuple[int, str], tuple[float, bool]] = {}
 
     def known_elsewhere(self, subscription: int, session: Session, kind: str) -> bool:
-        """Return whether another live worker can decode ``topic@version``.
+        """Return whether another live worker can decode ``topic@version``, or ``topic@``.
 
         Raises:
             psycopg.Error, PgbusError: the database could not be asked.
