@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from pgbus.core.decoding import decode
 from pgbus.core.encoding import (
     MAX_BODY_CEILING,
-    MAX_DELAY,
     Encoded,
     Encoder,
     outgoing,
 )
 from pgbus.errors import ConfigurationError, InvalidTopic, PayloadError, PayloadTooLarge
+from pgbus.model.config import MAX_DELAY
 from pgbus.model.envelope import RESERVED, Outgoing
 from pgbus.model.event import Event
 from tests.core.samples import ENCODER, GIVEN_ID, MARKER, NEW_ID, NOW, Created, json_values

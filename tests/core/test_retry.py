@@ -1,5 +1,7 @@
 """What a handler's exception means."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,9 +9,10 @@ from hypothesis import strategies as st
 from pgbus.core.retry import decide
 from pgbus.core.verdict import Again, Bury
 from pgbus.errors import ConfigurationError
-from pgbus.model.config import REJECT, Reject, Retry, RetryAfter
+from pgbus.model.config import MAX_DELAY, REJECT, Reject, Retry, RetryAfter
 
 STEADY = Retry(jitter=False, max_attempts=100)
+LONGEST = MAX_DELAY.total_seconds()
 
 
 @pytest.mark.parametrize(
@@ -79,9 +82,9 @@ class TestOn:
     st.builds(
         Retry,
         max_attempts=st.just(10**12),
-        initial=st.floats(0, 1e308),
+        initial=st.floats(0, LONGEST),
         factor=st.floats(1, 1e308),
-        maximum=st.floats(0, 1e308),
+        maximum=st.floats(0, LONGEST),
         jitter=st.booleans(),
     ),
     st.integers(1, 10**9),
@@ -93,7 +96,25 @@ def test_no_policy_overflows(retry: Retry, failures: int, random: float) -> None
     assert 0 <= verdict.delay <= retry.maximum
 
 
-@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
+OUT_OF_RANGE = [-1, float("nan"), float("inf"), math.nextafter(LONGEST, math.inf), 1.7e18, 10**99]
+
+
+@pytest.mark.parametrize("seconds", OUT_OF_RANGE)
 def test_retry_after_takes_seconds(seconds: float) -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(
+        ConfigurationError, match=r"RetryAfter: .*use a number from 0 to 3155760000"
+    ):
         RetryAfter(seconds)
+
+
+@pytest.mark.parametrize("seconds", OUT_OF_RANGE)
+@pytest.mark.parametrize("name", ["initial", "maximum"])
+def test_no_wait_is_longer_than_a_delay(name: str, seconds: float) -> None:
+    with pytest.raises(ConfigurationError, match=rf"Retry: {name}=.*from 0 to 3155760000"):
+        Retry(**{name: seconds})  # type: ignore[arg-type]
+
+
+def test_the_longest_waits() -> None:
+    assert RetryAfter(LONGEST).seconds == LONGEST
+    longest = Retry(initial=LONGEST, maximum=LONGEST, jitter=False)
+    assert decide(longest, ValueError(), 1, 0, 0.0) == Again(LONGEST, counted=True)

@@ -265,6 +265,19 @@ def test_retry_by_exception_type_and_reject(bus: Bus) -> None:
     assert sorted(letter.attempts for letter in bus.dead_letters("billing")) == [1, 2, 4]
 
 
+def test_a_retry_later_than_any_time_is_a_failure(bus: Bus) -> None:
+    @bus.subscribe("orders.*", name="billing", retry=Retry(max_attempts=2, initial=0.01))
+    def on_order(event: Created) -> None:
+        raise RetryAfter(1.7e18)
+
+    with bus.running():
+        bus.publish(Created(order="a"))
+        assert bus.wait_idle(10)
+    [letter] = bus.dead_letters("billing")
+    assert letter.attempts == 2
+    assert letter.error.startswith("ConfigurationError: RetryAfter: seconds=1.7e+18: use a number")
+
+
 def test_a_body_that_does_not_fit_is_dead_lettered_and_harms_no_neighbour(bus: Bus) -> None:
     handled: list[int] = []
 

@@ -24,6 +24,7 @@ from pgbus.errors import (
     PayloadTooLarge,
 )
 from pgbus.model import envelope
+from pgbus.model.config import MAX_DELAY
 from pgbus.model.envelope import Outgoing
 from pgbus.model.event import Event, key_of
 from pgbus.model.names import check_topic
@@ -35,8 +36,6 @@ MAX_BODY_CEILING: Final = 32 * 2**20
 over the 256 MiB that a ``jsonb`` can have."""
 MAX_HEADERS: Final = 8 * 2**10
 """The default limit of the publisher's own headers, in bytes of JSON: 8 KiB."""
-MAX_DELAY: Final = timedelta(days=36_525)
-"""The longest delay: a hundred years."""
 
 _ENCODER: Final = msgspec.json.Encoder()
 _NO_URI: Final = re.compile(r"[^A-Za-z0-9\-._~:/?#\[\]@!$&'()*+,;=%]|%(?![0-9A-Fa-f]{2})")

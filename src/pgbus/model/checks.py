@@ -49,4 +49,4 @@ def check_instance(what: str, value: Any, kind: type) -> None:
 
 
 def _range(least: float, most: float) -> str:
-    return f"of at least {least:g}" if math.isinf(most) else f"from {least:g} to {most:g}"
+    return f"of at least {least:g}" if math.isinf(most) else f"from {least:g} to {most:.12g}"

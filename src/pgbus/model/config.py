@@ -3,6 +3,7 @@
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Final, Literal
 
 from pgbus.errors import ConfigurationError
@@ -12,6 +13,8 @@ OnExhausted = Literal["skip", "park"]
 OnUnroutable = Literal["ignore", "raise"]
 Check = Literal["error", "warn", "off"]
 CHECKS: Final = ("error", "warn", "off")
+MAX_DELAY: Final = timedelta(days=36_525)
+"""The longest delay of an event, and wait for its next attempt: a hundred years."""
 
 
 class _Reject(enum.Enum):
@@ -34,9 +37,9 @@ class Retry:
 
     Parameters:
         max_attempts: how often the event is tried before it becomes a dead letter, at least 1.
-        initial: seconds before the second attempt, at least 0.
+        initial: seconds before the second attempt, from 0 to a hundred years.
         factor: what each further wait is multiplied by, at least 1.
-        maximum: the longest wait in seconds.
+        maximum: the longest wait in seconds, a hundred years at most.
         jitter: spread the waits, so that events that failed together do not return together.
         on: other policies for some exceptions; the most derived type that matches wins.
 
@@ -53,9 +56,9 @@ class Retry:
 
     def __post_init__(self) -> None:
         check_whole("Retry: max_attempts", self.max_attempts, 1)
-        check_number("Retry: initial", self.initial, 0)
+        _check_wait("Retry: initial", self.initial)
         check_number("Retry: factor", self.factor, 1)
-        check_number("Retry: maximum", self.maximum, 0)
+        _check_wait("Retry: maximum", self.maximum)
         check_choice("Retry: jitter", self.jitter, (True, False))
         check_instance("Retry: on", self.on, Mapping)
         for kind, policy in dict[Any, Any](self.on).items():
@@ -72,9 +75,21 @@ class Reject(Exception):
 
 
 class RetryAfter(Exception):
-    """Raise it in a handler: try again after ``seconds``, without counting a failure."""
+    """Raise it in a handler: try again after ``seconds``, without counting a failure.
+
+    Parameters:
+        seconds: from 0 to a hundred years.
+
+    Raises:
+        ConfigurationError: ``seconds`` is out of its range; raised in a handler, it is a failure.
+    """
 
     def __init__(self, seconds: float) -> None:
-        check_number("RetryAfter: seconds", seconds, 0)
+        _check_wait("RetryAfter: seconds", seconds)
         super().__init__(f"retry after {seconds:g} s")
         self.seconds = seconds
+
+
+def _check_wait(what: str, seconds: float) -> None:
+    # Of more, PostgreSQL can make no time: it would refuse to settle the event, again and again.
+    check_number(what, seconds, 0, MAX_DELAY.total_seconds())

@@ -78,7 +78,7 @@ class BatchContext(Sequence[Context]):
 
         Raises:
             IndexError: there is no such event.
-            ConfigurationError: ``after`` is no number of seconds.
+            ConfigurationError: ``after`` is no number of seconds up to a hundred years.
         """
         self._note(index, Retried("retried by its handler") if after is None else RetryAfter(after))
 
