@@ -118,3 +118,15 @@ def test_the_longest_waits() -> None:
     assert RetryAfter(LONGEST).seconds == LONGEST
     longest = Retry(initial=LONGEST, maximum=LONGEST, jitter=False)
     assert decide(longest, ValueError(), 1, 0, 0.0) == Again(LONGEST, counted=True)
+
+
+class Later(RetryAfter):
+    def __init__(self, *seconds: float) -> None:
+        if seconds:
+            [self.seconds] = seconds
+
+
+def test_a_retry_after_that_does_not_say_when_is_a_failure_like_any_other() -> None:
+    assert decide(STEADY, Later(), 1, 0, 0.9) == Again(0.5, counted=True)
+    assert decide(STEADY, Later(2 * LONGEST), 1, 0, 0.9) == Again(0.5, counted=True)
+    assert decide(STEADY, Later(3.0), 1, 0, 0.9) == Again(3.0, counted=False)

@@ -1,6 +1,7 @@
 """What a handler's exception means."""
 
 from pgbus.core.verdict import Again, Bury
+from pgbus.errors import ConfigurationError
 from pgbus.model.config import REJECT, Reject, Retry, RetryAfter
 
 
@@ -23,12 +24,23 @@ def decide(
     """
     if isinstance(error, Reject):
         return Bury()
-    if isinstance(error, RetryAfter):
-        return Again(delay=error.seconds, counted=False)
+    wait = _wait_asked_for(error)
+    if wait is not None:
+        return Again(delay=wait, counted=False)
     policy = _policy(retry, error)
     if policy is None or failures + deaths >= policy.max_attempts:
         return Bury()
     return Again(delay=_delay(policy, failures + deaths, random), counted=True)
+
+
+def _wait_asked_for(error: BaseException) -> float | None:
+    """Return the seconds of a ``RetryAfter``; one of a subclass's making may have none."""
+    if not isinstance(error, RetryAfter):
+        return None
+    try:
+        return RetryAfter(error.seconds).seconds
+    except (AttributeError, ConfigurationError):
+        return None
 
 
 def _policy(retry: Retry, error: BaseException) -> Retry | None:

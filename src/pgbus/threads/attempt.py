@@ -78,6 +78,8 @@ class Attempts:
             return self._decode_unknown(delivery, unknown)
         except PayloadError as fault:
             return None, (Bury(), fault)
+        except BaseException as error:  # SystemExit, out of the type's own code
+            return None, (self._outcomes.judge(message, error), error)
 
     def _decode_unknown(
         self, delivery: Delivery, unknown: UnknownType

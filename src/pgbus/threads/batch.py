@@ -140,7 +140,7 @@ class BatchWorker(Worker):
         self._pending.clear()
         try:
             left = self._handle_together(holds)
-        except Exception as error:
+        except BaseException as error:
             self._break_off([hold for hold in holds if hold.unsettled], error)
         else:
             self._pending.extend(left)

@@ -35,9 +35,11 @@ class EventLoop:
 
     def call(self, coroutine: Coroutine[Any, Any, Any], call: Call) -> None:
         """Run a coroutine on the loop and wait for its end; its exception passes through."""
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._running())
+        future = asyncio.run_coroutine_threadsafe(_kept(coroutine), self._running())
         call.future = future
-        future.result()
+        error = future.result()
+        if error is not None:
+            raise error
 
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -74,6 +76,15 @@ class EventLoop:
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             thread.join(timeout)
+
+
+async def _kept(coroutine: Coroutine[Any, Any, Any]) -> BaseException | None:
+    """Run a coroutine, and return what would end the loop with everything else that it runs."""
+    try:
+        await coroutine
+    except (SystemExit, KeyboardInterrupt) as error:
+        return error
+    return None
 
 
 class Station:

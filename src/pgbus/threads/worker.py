@@ -106,10 +106,10 @@ class Worker:
             hold = self._pending.popleft()
             try:
                 self._handle_chunk(hold)
-            except Exception as error:
+            except BaseException as error:
                 self._break_off([hold], error)
 
-    def _break_off(self, holds: Sequence[Hold], error: Exception) -> None:
+    def _break_off(self, holds: Sequence[Hold], error: BaseException) -> None:
         """Let go of chunks over which this code itself has failed: their keys must not be stuck."""
         logger.critical("a worker of %s broke", self._subscription.name, exc_info=exc_info(error))
         for hold in holds:

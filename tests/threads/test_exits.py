@@ -1,0 +1,53 @@
+"""SystemExit, out of code of the user's in threads of the bus: a failure like any other."""
+
+from pgbus import Bus, Event, Incident, Retry
+
+ONCE = Retry(max_attempts=1)
+
+
+class Picky(Event, topic="orders.created", key="order"):
+    order: str
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n == 0:
+            raise SystemExit
+
+
+def dead_letters(bus: Bus) -> list[str | None]:
+    return [letter.error_type for letter in bus.dead_letters("billing")]
+
+
+def test_a_types_own_code_that_exits(bus: Bus) -> None:
+    handled: list[int] = []
+
+    @bus.subscribe("orders.*", name="billing", concurrency=1, retry=ONCE)
+    def on_order(event: Picky) -> None:
+        handled.append(event.n)
+
+    with bus.running():
+        for n in range(3):
+            bus.publish("orders.created", {"order": "a", "n": n}, key="a")
+        assert bus.wait_idle(20)
+    assert handled == [1, 2]
+    assert dead_letters(bus) == ["SystemExit"]
+
+
+def test_an_async_handler_that_exits(bus: Bus) -> None:
+    handled: list[int] = []
+    incidents: list[Incident] = []
+    bus.on_error(incidents.append)
+
+    @bus.subscribe("numbers", name="billing", concurrency=2, retry=ONCE)
+    async def on_number(event: int) -> None:
+        if event == 0:
+            raise SystemExit
+        handled.append(event)
+
+    with bus.running():
+        for n in range(3):
+            bus.publish("numbers", n, key="a")
+        assert bus.wait_idle(20)
+    assert handled == [1, 2]
+    assert dead_letters(bus) == ["SystemExit"]
+    assert [one.kind for one in incidents] == ["dead_letter"]
