@@ -269,6 +269,10 @@ begin
         return false;
     end if;
     perform pgbus.refuse_live(s, p_old);
+    -- Whoever moves due events has read the names of their queues, and passes over one that is gone by
+    -- its turn: not while we rename. Asked for before we lock a queue, or each would wait for the other.
+    -- (Locks of rows instead would miss what is scheduled while we wait for the queue, and hold up polls.)
+    perform pg_advisory_xact_lock(1885823605, 0);
     if exists (select from pgbus.subscription where name = p_new) then
         raise exception 'subscription % exists already', p_new using errcode = 'duplicate_object';
     end if;

@@ -1,20 +1,23 @@
 """Delayed events enter their queues in order, whoever moves them."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
-from tests.store.queue import Connection, Queue
+from pgbus.store import topology
+from pgbus.store.query import run
+from tests.store.queue import Connection, Queue, wait_until_blocked
 
 Another = Callable[[], Connection]
 
 
-def schedule(connection: Connection, *due: str) -> None:
+def schedule(connection: Connection, *due: str, queues: tuple[str, ...] = ("billing",)) -> None:
     """Events of one key that fell due so long ago, in the order in which they were published."""
     for number, ago in enumerate(due, 1):
         connection.execute(
             "insert into pgbus.scheduled (due_at, queues, body, headers) values "
-            "(clock_timestamp() - %s::interval, '{billing}', %s::text::jsonb, "
+            "(clock_timestamp() - %s::interval, %s, %s::text::jsonb, "
             '\'{"x-pgmq-group": "k"}\')',
-            (ago, str(number)),
+            (ago, list(queues), str(number)),
         )
 
 
@@ -58,3 +61,51 @@ def test_what_is_moved_by_a_transaction_that_fails_waits_on(queue: Queue, anothe
     assert bodies(queue) == []
     assert promote(queue.connection) == 2
     assert bodies(queue) == [1, 2]
+
+
+def test_a_queue_that_is_renamed_while_its_event_is_moved_gets_it(
+    connection: Connection, another: Another, aside: ThreadPoolExecutor
+) -> None:
+    first, last = Queue(connection, "aaa"), Queue(connection, "zzz")
+    schedule(connection, "1s", queues=(first.name, last.name))
+    gate, mover, renamer = another(), another(), another()
+    with gate.transaction():
+        # The names of both queues have been read when this waits for the first.
+        gate.execute("lock table pgmq.q_aaa in access exclusive mode")
+        moving = aside.submit(promote, mover)
+        wait_until_blocked(connection, mover)
+        renaming = aside.submit(run, renamer, topology.rename(last.name, "renamed"))
+        wait_until_blocked(connection, renamer)
+    assert moving.result() == 1
+    renaming.result()
+    assert (first.ids(), Queue(connection, "renamed").ids()) == ([1], [1])
+
+
+def test_what_falls_due_while_its_queue_is_renamed_is_moved_later(
+    connection: Connection, another: Another
+) -> None:
+    """Whoever would move it does not wait meanwhile."""
+    first, last = Queue(connection, "aaa"), Queue(connection, "zzz")
+    schedule(connection, "1s", queues=(first.name, last.name))
+    renamer = another()
+    with renamer.transaction():
+        run(renamer, topology.rename(last.name, "renamed"))
+        assert promote(connection) == 0
+    assert promote(connection) == 1
+    assert (first.ids(), Queue(connection, "renamed").ids()) == ([1], [1])
+
+
+def test_what_is_scheduled_while_a_renaming_waits_goes_along(
+    connection: Connection, another: Another, aside: ThreadPoolExecutor
+) -> None:
+    """By the transaction that it waits for, which is in that queue already."""
+    old = Queue(connection, "zzz")
+    gate, renamer = another(), another()
+    with gate.transaction():
+        old.send("k", connection=gate)
+        renaming = aside.submit(run, renamer, topology.rename(old.name, "renamed"))
+        wait_until_blocked(connection, renamer)
+        schedule(gate, "1s", queues=(old.name,))
+    renaming.result()
+    assert promote(connection) == 1
+    assert Queue(connection, "renamed").ids() == [1, 2]
