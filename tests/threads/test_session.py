@@ -1,18 +1,26 @@
 """A worker's session: what it believes of its leases, and what it is in doubt about."""
 
+import math
 import threading
 import time
 from typing import Any
 
+import psycopg
 import pytest
 
 from pgbus import Bus
-from pgbus.store import query
+from pgbus.store import query, workers
+from pgbus.store.query import run
 from pgbus.threads.keeper import Keeper
 from pgbus.threads.session import Session
 from tests.waiting import eventually
 
 LEASE = 10.0
+SLOW = """
+create function slow() returns trigger language plpgsql as
+    'begin perform pg_sleep(0.5); return null; end';
+create trigger slow after delete on pgbus.published for each statement execute function slow()
+"""
 
 
 def test_a_take_without_a_reply_is_given_back_for_two_leases(
@@ -109,3 +117,28 @@ def test_a_lease_is_counted_from_before_its_heartbeat_was_sent(
         with bus.running():
             eventually(lambda: len(renewed) >= 3)
     assert all(counted_from <= sent_at for counted_from, sent_at in renewed)
+
+
+def test_heartbeats_go_on_while_many_ids_are_forgotten(bus_dsn: str) -> None:
+    """Six batches, which take longer than a lease."""
+    reaped: list[workers.Reaped] = []
+    with Bus(bus_dsn, lease=2) as bus, psycopg.connect(bus_dsn, autocommit=True) as connection:
+        connection.execute(
+            "insert into pgbus.published select gen_random_uuid(), now() - interval '1 hour' "
+            "from generate_series(1, 25001)"
+        )
+        connection.execute(SLOW)
+
+        def forgotten() -> bool:
+            reaped.extend(run(connection, workers.reap()))
+            left = connection.execute("select count(*) from pgbus.published").fetchone()
+            return left == (0,)
+
+        bus.subscribe("a", name="billing")(lambda event: None)
+        with bus.running():
+            assert bus._engine is not None
+            keeper = bus._engine._keeper
+            session = keeper.session
+            keeper._tidied_at = -math.inf
+            eventually(forgotten)
+            assert (keeper.session, session.dead, reaped) == (session, False, [])

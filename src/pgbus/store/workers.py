@@ -74,10 +74,9 @@ def forget(worker: int, tokens: Sequence[int]) -> Operation[int]:
     return (yield from ask_one(query))
 
 
-def forget_published() -> Operation[None]:
-    """Forget the ids of events whose dedup window is over."""
-    while (yield from ask_one(Query(statement("worker", "forget_published"), (), truth))):
-        pass
+def forget_published() -> Operation[bool]:
+    """Forget a batch of ids whose dedup window is over; true where there may be more."""
+    return (yield from ask_one(Query(statement("worker", "forget_published"), (), truth)))
 
 
 class OldTransaction(NamedTuple):

@@ -57,6 +57,7 @@ class Keeper:
         self._outage = outage
         self._stop = threading.Event()
         self._tidied_at = time.monotonic()
+        self._untidy = False
         self._warned_of: tuple[int, datetime] | None = None
         self._thread = threading.Thread(target=self._run, name="pgbus-keeper", daemon=True)
 
@@ -119,7 +120,8 @@ class Keeper:
                 continue
             backoff.reset()
             self._outage.over()
-            self._stop.wait(self._lease / BEATS)
+            if not self._untidy:
+                self._stop.wait(self._lease / BEATS)
 
     def _beat(self) -> None:
         session = self.session
@@ -147,10 +149,14 @@ class Keeper:
         doubts = self.session.doubts()
         if doubts:
             self._link.run(lambda: workers.forget(self.session.id, doubts))
-        if time.monotonic() - self._tidied_at > HOUSEKEEPING:
+        if self._untidy or time.monotonic() - self._tidied_at > HOUSEKEEPING:
             self._tidied_at = time.monotonic()
-            self._link.run(workers.forget_published)
-            self._warn_of_old_transaction()
+            # One batch, and then a heartbeat: no lease outlasts a long backlog. Where one fails,
+            # the rest waits for the next round.
+            self._untidy = False
+            self._untidy = self._link.run(workers.forget_published)
+            if not self._untidy:
+                self._warn_of_old_transaction()
 
     def _warn_of_old_transaction(self) -> None:
         found = self._link.run(lambda: workers.oldest_transaction(OLD))
