@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -23,6 +24,7 @@ from pgbus import (
 )
 from pgbus.store import workers
 from pgbus.store.query import run
+from tests.proxy import FaultProxy
 
 
 class Created(Event, topic="orders.created", key="order"):
@@ -95,6 +97,29 @@ def test_events_commit_with_the_callers_transaction_or_not_at_all(
         connection.commit()
         assert connection.execute("select n from business").fetchall() == [{"n": 2}]
     assert ready(declared) == {"audit": 2, "billing": 2}
+
+
+@pytest.mark.parametrize(
+    ("autocommit", "block", "unknown"),
+    [(True, False, True), (True, True, False), (False, False, False)],
+    ids=["autocommit", "a block", "the connection's transaction"],
+)
+def test_a_reply_lost_on_the_callers_connection_leaves_unknown_what_commits_at_once(
+    declared: Bus, bus_dsn: str, *, autocommit: bool, block: bool, unknown: bool
+) -> None:
+    chosen = uuid4()
+    with FaultProxy(bus_dsn) as way:
+        way.lose_reply(b"pgbus.publish(")
+        with (
+            pytest.raises(StoreError) as lost,
+            psycopg.connect(way.dsn, autocommit=autocommit) as connection,
+            connection.transaction() if block else nullcontext(),
+        ):
+            declared.publish(Created(order="a"), id=chosen, connection=connection)
+        assert way.lost_replies == 1
+    assert lost.value.outcome_unknown is unknown
+    assert declared.publish(Created(order="a"), id=chosen).duplicate is unknown
+    assert ready(declared) == {"audit": 1, "billing": 1}
 
 
 def test_the_callers_prepared_statements_and_cursors_do_not_matter(

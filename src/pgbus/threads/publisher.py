@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from pgbus.core.encoding import Encoded, Encoder
 from pgbus.core.ids import RANDOM_BYTES, new_event_id
@@ -144,13 +145,16 @@ class Publisher:
         events = self._encode_all(items)
         if connection is None:
             return self._combine(events)
+        alone = False
         try:
             if not self._checked:
                 run(connection, migrate.check())
                 self._checked = True
+            alone = _commits_alone(connection)
             return run(connection, self.operation(events))
         except psycopg.Error as error:
-            raise as_store_error(error) from error
+            unknown = alone and connection.closed
+            raise as_store_error(error, outcome_unknown=unknown) from error
 
     def _combine(self, events: Sequence[Encoded]) -> list[Receipt]:
         self._pool.open()
@@ -211,3 +215,11 @@ class Publisher:
             return receipts
         # What is remembered of some topic does not do: the server has to decide.
         return self._store(events + self._encode_all(items[len(events) :], len(events)))
+
+
+def _commits_alone(connection: "psycopg.Connection[Any]") -> bool:
+    """Return whether a statement is committed as it returns; true where a pipeline hides that."""
+    return connection.autocommit and connection.info.transaction_status in (
+        TransactionStatus.IDLE,
+        TransactionStatus.ACTIVE,
+    )
