@@ -11,6 +11,7 @@ import pytest
 from pgbus import Bus
 from pgbus.store import query, workers
 from pgbus.store.query import run
+from pgbus.threads import session as sessions
 from pgbus.threads.keeper import Keeper
 from pgbus.threads.session import Session
 from tests.waiting import eventually
@@ -45,19 +46,36 @@ def test_a_take_without_a_reply_is_given_back_for_two_leases(
 
 def test_its_leases_last_from_when_a_heartbeat_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not from when its reply came: the database counts from in between."""
-    began = time.monotonic()
     elapsed = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: began + elapsed)
+    monkeypatch.setattr(sessions, "now", lambda: elapsed)
     session = Session(LEASE)
     elapsed = LEASE + 0.1
     assert (session.lost, session.dead) == (True, False)
-    session.renew(sent_at=began + 1.0)
+    session.renew(sent_at=1.0)
     assert (session.lost, session.dead) == (False, False)
     elapsed = LEASE + 1.1
     assert (session.lost, session.dead) == (True, False)
-    session.renew(sent_at=began + elapsed)
+    session.renew(sent_at=elapsed)
     session.lose()
     assert (session.lost, session.dead) == (True, True)
+
+
+def test_its_leases_run_out_while_the_machine_is_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the monotonic clock stands still."""
+    began = time.clock_gettime(time.CLOCK_BOOTTIME)
+    suspended = 0.0
+
+    def clock(number: int) -> float:
+        return began + (suspended if number == time.CLOCK_BOOTTIME else 0.0)
+
+    monkeypatch.setattr(time, "clock_gettime", clock)
+    session = Session(LEASE)
+    token = session.next_token()
+    session.doubt(token)
+    assert (session.lost, session.dead) == (False, False)
+    suspended = 2 * LEASE + 0.1
+    assert (session.lost, session.dead) == (True, False)
+    assert session.doubts() == [token]  # which nobody could give back meanwhile
 
 
 def test_nothing_is_taken_under_a_lease_that_ran_out(
@@ -102,7 +120,7 @@ def test_a_lease_is_counted_from_before_its_heartbeat_was_sent(
 
     def noted(connection: Any, one: Any, cursor: Any) -> Any:
         if b"heartbeat" in one.text:
-            sent.append(time.monotonic())
+            sent.append(sessions.now())
         return execute(connection, one, cursor)
 
     def noted_renewal(session: Session, sent_at: float) -> None:

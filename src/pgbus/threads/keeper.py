@@ -17,7 +17,7 @@ from pgbus.errors import PgbusError
 from pgbus.store import workers
 from pgbus.store.query import Operation, run
 from pgbus.threads.link import Backoff, Link, Outage, join
-from pgbus.threads.session import Session
+from pgbus.threads.session import Session, now
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Keeper:
             logger.warning("the database did not hear that this worker stops")
 
     def _begin(self, session: Session) -> None:
-        sent_at = time.monotonic()
+        sent_at = now()
         self._link.do(lambda connection: self._begin_on(connection, session))
         session.renew(sent_at)
 
@@ -125,7 +125,7 @@ class Keeper:
 
     def _beat(self) -> None:
         session = self.session
-        sent_at = time.monotonic()
+        sent_at = now()
         if self._link.run(lambda: workers.heartbeat(session.id)):
             session.renew(sent_at)
             return

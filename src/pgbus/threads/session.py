@@ -11,6 +11,14 @@ import secrets
 import threading
 import time
 
+# The monotonic clock of Linux stands still while the machine is suspended, but leases run out.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def now() -> float:
+    """Return the time, in seconds, by which leases are judged; comparable with itself alone."""
+    return time.clock_gettime(_CLOCK)
+
 
 class Session:
     """The worker id under which leases are taken, and whether they can still be relied on.
@@ -24,7 +32,7 @@ class Session:
     def __init__(self, lease: float) -> None:
         self.id = secrets.randbits(63)
         self.lease = lease
-        self._expires = time.monotonic() + lease
+        self._expires = now() + lease
         self._lost = False
         self._tokens = 0
         self._lock = threading.Lock()
@@ -37,7 +45,7 @@ class Session:
         The local deadline counts from when a heartbeat was *sent*, so it comes before the
         database's.
         """
-        return self._lost or time.monotonic() > self._expires
+        return self._lost or now() > self._expires
 
     @property
     def dead(self) -> bool:
@@ -45,7 +53,7 @@ class Session:
         return self._lost
 
     def renew(self, sent_at: float) -> None:
-        """Note a heartbeat that got through; ``sent_at`` is when it was sent, monotonic."""
+        """Note a heartbeat that got through; ``sent_at`` is when it was sent, by :func:`now`."""
         self._expires = sent_at + self.lease
 
     def lose(self) -> None:
@@ -61,14 +69,15 @@ class Session:
         """Note a take whose reply was lost: it may have won leases, now or a little later.
 
         It is asked to be given back for two leases, because a backend that stalled may execute the
-        take after we first gave it back.
+        take after we first gave it back. While the machine is suspended nobody can ask, so that
+        time does not count.
         """
         with self._lock:
             self._doubts[token] = time.monotonic() + 2 * self.lease
 
     def doubts(self) -> list[int]:
         """Return the tokens to be given back."""
-        now = time.monotonic()
+        moment = time.monotonic()
         with self._lock:
-            self._doubts = {token: until for token, until in self._doubts.items() if until > now}
+            self._doubts = {token: until for token, until in self._doubts.items() if until > moment}
             return list(self._doubts)
