@@ -133,6 +133,46 @@ def test_a_signal_that_comes_twice_at_once_is_one() -> None:
     assert done.returncode == 128 + signal.SIGTERM
 
 
+AT_EVERY_STEP = """
+import signal, sys
+from itertools import count
+from pgbus.cli.tail import _asked_to_stop as tail
+from pgbus.threads.signals import asked_to_stop as run
+
+def trace(frame, event, argument):
+    global left
+    frame.f_trace_opcodes = True
+    left -= 1
+    if left == 0:
+        signal.raise_signal(signal.SIGTERM)
+    return trace
+
+for steps in count(1):
+    left = steps
+    with {command}() as request:
+        latch = getattr(request, "_asked", request)
+        sys.settrace(trace)
+        latch.wait(0.01)
+        sys.settrace(None)
+        assert latch.is_set() == (left <= 0)
+    if left > 0:
+        break
+print(steps)
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "tail"])
+def test_a_signal_may_come_at_every_step_of_the_wait_for_it(command: str) -> None:
+    """Its handler runs in the thread that waits, which must hold no lock that it takes."""
+    done = subprocess.run(
+        [sys.executable, "-c", AT_EVERY_STEP.format(command=command)],
+        stdout=subprocess.PIPE,
+        timeout=30,
+        check=True,
+    )
+    assert int(done.stdout) > 10
+
+
 def test_a_second_signal_ends_at_once_and_the_event_comes_again(start: Start, bus: Bus) -> None:
     process = start("stubborn")
     bus.publish(Created(order="a", n=1))

@@ -3,7 +3,6 @@
 import secrets
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from pgbus.store import tail as tails
 from pgbus.store.query import run
 from pgbus.threads.link import connect, translated
 from pgbus.threads.pooling import is_pooled
+from pgbus.threads.signals import Latch
 
 PAUSE = 0.1
 """Seconds between two looks: asking costs publishers nothing, notifying would."""
@@ -98,7 +98,7 @@ def _show(
     connection: "psycopg.Connection[Any]",
     number: int,
     limit: int | None,
-    asked: threading.Event,
+    asked: Latch,
     *,
     bodies: bool,
     as_json: bool,
@@ -165,9 +165,9 @@ def _as_object(event: tails.Seen) -> dict[str, Any]:
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[threading.Event]:
-    """Yield an event that SIGINT, SIGTERM and SIGHUP set: no query is broken off by them."""
-    asked = threading.Event()
+def _asked_to_stop() -> Iterator[Latch]:
+    """Yield what SIGINT, SIGTERM and SIGHUP set: no query is broken off by them."""
+    asked = Latch()
     before: dict[int, Any] = {}
     with suppress(ValueError):  # not in the main thread
         for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

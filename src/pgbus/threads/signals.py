@@ -5,7 +5,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 from pgbus.errors import ConfigurationError
@@ -15,11 +16,39 @@ ECHO = 0.02
 its group, the child among it."""
 
 
+class Latch:
+    """What a signal handler sets and the main thread waits for.
+
+    A handler runs between any two steps of the main thread. So it must not set a
+    :class:`threading.Event`: that thread may hold its lock, and would wait for itself. The put of a
+    ``SimpleQueue`` may come amid its get.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._woken: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        """Let whoever waits go on, now and from now on."""
+        self._is_set = True
+        self._woken.put(None)
+
+    def is_set(self) -> bool:
+        """Return whether it was set."""
+        return self._is_set
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Return once it is set, or after so many seconds."""
+        if not self._is_set:
+            with suppress(Empty):
+                self._woken.get(timeout=timeout)
+
+
 class StopRequest:
     """What an operator wants: *nothing* yet, to *stop*, and by another signal to end *at once*."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._asked = Latch()
         self._asked_at = 0.0
         self._heard = False
 
