@@ -35,12 +35,16 @@ def test_a_take_without_a_reply_is_given_back_for_two_leases(
     first, second = session.next_token(), session.next_token()
     session.doubt(first)
     assert session.doubts() == [first]
-    elapsed = LEASE
+    elapsed = 10 * LEASE  # the database was away: nobody could give it back
+    assert session.doubts() == [first]
+    session.given_back([first])
+    elapsed = 11 * LEASE
     session.doubt(second)
     assert session.doubts() == [first, second]
-    elapsed = 2 * LEASE + 0.1
+    session.given_back([first, second])
+    elapsed = 12 * LEASE + 0.1
     assert session.doubts() == [second]
-    elapsed = 3 * LEASE + 0.1
+    elapsed = 13 * LEASE + 0.1
     assert session.doubts() == []
 
 

@@ -146,9 +146,11 @@ class Keeper:
                 dead.pid,
                 dead.lanes,
             )
-        doubts = self.session.doubts()
+        session = self.session
+        doubts = session.doubts()
         if doubts:
-            self._link.run(lambda: workers.forget(self.session.id, doubts))
+            self._link.run(lambda: workers.forget(session.id, doubts))
+            session.given_back(doubts)
         if self._untidy or time.monotonic() - self._tidied_at > HOUSEKEEPING:
             self._tidied_at = time.monotonic()
             # One batch, and then a heartbeat: no lease outlasts a long backlog. Where one fails,

@@ -10,6 +10,7 @@
 import secrets
 import threading
 import time
+from collections.abc import Sequence
 
 # The monotonic clock of Linux stands still while the machine is suspended, but leases run out.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -36,7 +37,8 @@ class Session:
         self._lost = False
         self._tokens = 0
         self._lock = threading.Lock()
-        self._doubts: dict[int, float] = {}
+        # Until when each is given back, once it was for the first time.
+        self._doubts: dict[int, float | None] = {}
 
     @property
     def lost(self) -> bool:
@@ -68,16 +70,25 @@ class Session:
     def doubt(self, token: int) -> None:
         """Note a take whose reply was lost: it may have won leases, now or a little later.
 
-        It is asked to be given back for two leases, because a backend that stalled may execute the
-        take after we first gave it back. While the machine is suspended nobody can ask, so that
-        time does not count.
+        It is given back for two leases from the first time on, because a backend that stalled may
+        execute the take after that. While the machine is suspended nobody can, so that time does
+        not count.
         """
         with self._lock:
-            self._doubts[token] = time.monotonic() + 2 * self.lease
+            self._doubts[token] = None
 
     def doubts(self) -> list[int]:
         """Return the tokens to be given back."""
         moment = time.monotonic()
         with self._lock:
-            self._doubts = {token: until for token, until in self._doubts.items() if until > moment}
+            for token, until in [*self._doubts.items()]:
+                if until is not None and until <= moment:
+                    del self._doubts[token]
             return list(self._doubts)
+
+    def given_back(self, tokens: Sequence[int]) -> None:
+        """Note that the database was asked to give these back."""
+        until = time.monotonic() + 2 * self.lease
+        with self._lock:
+            for token in tokens:
+                self._doubts[token] = self._doubts.get(token) or until
