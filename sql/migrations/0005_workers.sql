@@ -114,7 +114,8 @@ begin atomic
         and a.backend_start < d.dead_at;
 end;
 
--- Forget ids beyond their window (one batch; true where there may be more).
+-- Forget ids beyond their window (one batch; true where there may be more). What another process is
+-- about to forget is left to that.
 create function pgbus.forget_published() returns boolean
 language sql set search_path = pg_catalog, pg_temp
 begin atomic
@@ -123,7 +124,7 @@ begin atomic
             -- A volatile function in a condition keeps it from any index; a subquery runs once.
             select id from pgbus.published
             where forget_at < (select clock_timestamp())
-            limit 5000)
+            limit 5000 for update skip locked)
         returning 1
     )
     select count(*) = 5000 from old;
