@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
@@ -19,18 +20,15 @@ from pgbus.model.delivery import Chunk
 from pgbus.store import workers
 from pgbus.store.query import run as run_operation
 from pgbus.store.settle import LaneSettlement
-from pgbus.threads.engine import Engine
-from pgbus.threads.fetcher import Fetcher
-from pgbus.threads.session import Session
-from pgbus.threads.settler import Settler
 from tests.proxy import FaultProxy
 from tests.servers import Server
 from tests.store.conftest import aside, connect
 from tests.store.queue import wait_until_blocked
 from tests.store.worker import Worker
-from tests.torture import mutants
+from tests.torture import mutants, patches
 from tests.torture.audit import Row, rows
-from tests.torture.mutants import DIE_BETWEEN, MUTANTS
+from tests.torture.mutants import MUTANTS
+from tests.torture.patches import DIE_BETWEEN
 from tests.torture.records import End, now
 from tests.torture.run import run
 from tests.torture.scene import BILLING, TOPIC, Connection, Scene, laws
@@ -75,14 +73,7 @@ def stage(
 @pytest.fixture
 def broken(mutant: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process as the mutant leaves it, to the end of the test."""
-    for owner, name in (
-        (Fetcher, "_hand_over"),
-        (Session, "doubt"),
-        (Engine, "stop"),
-        (Settler, "_store"),
-    ):
-        monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is put back
-    mutants.break_python(mutant)
+    mutants.break_python(mutant, monkeypatch.setattr)
 
 
 @with_and_without("unfenced-acknowledgement")
@@ -476,6 +467,18 @@ def test_a_process_that_dies_as_an_event_becomes_a_dead_letter(
         process.join()
     scene.connection.execute("select pgbus.stop_worker(id) from pgbus.worker")
     assert laws(scene.violations()) == ({"L"} if mutant else set())
+
+
+def test_a_broken_client_is_mended() -> None:
+    """Whatever a patch changes, it changes by the setter that it is given."""
+    owners = [one for one in vars(patches).values() if isinstance(one, type | ModuleType)]
+    whole = [dict(vars(owner)) for owner in owners]
+    for name in MUTANTS:
+        with pytest.MonkeyPatch.context() as patching:
+            mutants.break_python(name, patching.setattr)
+            broken = [dict(vars(owner)) for owner in owners] != whole
+            assert broken is (MUTANTS[name].patch is not None)
+        assert [dict(vars(owner)) for owner in owners] == whole, name
 
 
 def test_every_mutant_has_its_scene() -> None:
