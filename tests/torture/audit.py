@@ -19,8 +19,9 @@ Connection = psycopg.Connection[Any]
 class Row(NamedTuple):
     """One line of the audit, in the order in which things took effect.
 
-    ``grant``, ``end``, ``buried``
-        A lease was given, let go by its worker, taken from its worker.
+    ``grant``, ``end``, ``buried``, ``robbed``
+        A lease was given; let go by its worker; taken from it because it was declared dead; taken
+        from it by anybody else.
     ``claim``, ``refused``
         A worker asked to settle a lane in this transaction; was refused to settle events there.
     ``settled``, ``retried``

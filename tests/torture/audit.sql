@@ -43,11 +43,37 @@ begin
 end
 $function$;
 
--- 'buried' where somebody else let go of the lease, 'end' where its worker did.
+-- Whether a lease is ended by whom it belongs to: a session of the worker, or a transaction in which
+-- it asked to settle the lane (which alone tells workers that a test steps by hand). A bus that was
+-- declared dead goes on, as another worker, on connections that have the name of the one before.
+create function torture.is_own(p_name text, p_lane bigint, p_worker bigint, p_token bigint)
+returns boolean language plpgsql as $function$
+begin
+    if current_setting('application_name') = 'pgbus/' || to_hex(p_worker) then
+        return true;
+    end if;
+    if exists (
+        select from pgbus.worker heir join pgbus.worker w on w.pid = heir.pid and w.host = heir.host
+        where heir.id = p_worker
+            and current_setting('application_name') = 'pgbus/' || to_hex(w.id)
+    ) then
+        return true;
+    end if;
+    return exists (
+        select from torture.audit a
+        where a.kind = 'claim' and a.xid = pg_current_xact_id()::text::bigint
+            and a.subscription = p_name and a.lane = p_lane
+            and a.worker = p_worker and a.token = p_token);
+end
+$function$;
+
+-- 'buried' where its worker was declared dead, 'end' where that let go of it, and else 'robbed'.
 create function torture.ended() returns trigger language plpgsql as $function$
 begin
     insert into torture.audit (kind, subscription, lane, worker, token)
-    select case current_setting('torture.burying', true) when 'yes' then 'buried' else 'end' end,
+    select case when current_setting('torture.burying', true) = 'yes' then 'buried'
+            when torture.is_own(s.name, o.lane, o.worker, o.token) then 'end'
+            else 'robbed' end,
         s.name, o.lane, o.worker, o.token
     from gone o join pgbus.subscription s on s.id = o.subscription order by o.lane;
     return null;

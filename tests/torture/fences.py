@@ -1,6 +1,7 @@
 """Leases and fencing, decided from the audit of the database.
 
-A lease is valid from its grant until its worker lets go of it or is declared dead.
+A lease is valid from its grant until its worker lets go of it or is declared dead; anybody else who
+ends it is a robber.
 """
 
 from collections import Counter
@@ -28,7 +29,7 @@ class _Register:
 
     holders: dict[Lane, Holder] = field(default_factory=dict)
     claims: Claims = field(default_factory=Claims)
-    robbed: dict[int, str] = field(default_factory=dict)
+    bereft: dict[int, str] = field(default_factory=dict)
     """Workers that a lease was taken from, though nobody had declared them dead."""
     dead: set[int] = field(default_factory=set)
     born: set[int] = field(default_factory=set)
@@ -41,7 +42,7 @@ def leases(history: History) -> Iterator[Violation]:
         match row.kind:
             case "born" | "beat" | "died":
                 yield from _life(register, row)
-            case "grant" | "end" | "buried":
+            case "grant" | "end" | "buried" | "robbed":
                 yield from _lease(register, row)
             case "claim":
                 register.claims.note(row)
@@ -65,10 +66,10 @@ def _life(register: _Register, row: Row) -> Iterator[Violation]:
         if row.worker in register.dead:
             yield Violation("X", f"{_worker(row.worker)} was heard of after it was declared dead")
         register.dead.add(row.worker)
-    elif row.worker in register.robbed:
+    elif row.worker in register.bereft:
         yield Violation(
             "X",
-            f"{_worker(row.worker)} lives, and {register.robbed.pop(row.worker)} was taken from it",
+            f"{_worker(row.worker)} lives, and {register.bereft.pop(row.worker)} was taken from it",
         )
 
 
@@ -90,8 +91,10 @@ def _lease(register: _Register, row: Row) -> Iterator[Violation]:
         return
     if holder != (row.worker, row.token, None):
         yield Violation("X", f"{name} was let go for {_worker(row.worker)}, who did not hold it")
+    if row.kind == "robbed":
+        yield Violation("X", f"{name} was taken from {_worker(row.worker)}, whom nobody buried")
     if row.kind == "buried" and row.worker in register.born - register.dead:
-        register.robbed.setdefault(row.worker, name)
+        register.bereft.setdefault(row.worker, name)
     register.holders[lane] = Holder(row.worker, row.token, row.xid)
 
 

@@ -102,6 +102,10 @@ _STASH = """(select w.lane from walk w
         (select array_agg(m) from pgmq.:queue m where :lane in (select g.lane from got g))
         into won, suspects, last_lane, stash
 """
+_THEFT = """    delete from pgbus.lease l using pgbus.worker w
+    where l.subscription = :id and w.id = l.worker and w.id <> p_worker and w.dead_at is null
+        and w.expires_at < clock_timestamp();
+"""
 
 MUTANTS: dict[str, Mutant] = {
     "unfenced-acknowledgement": Mutant(
@@ -151,6 +155,10 @@ MUTANTS: dict[str, Mutant] = {
                 ),
             ),
         ),
+    ),
+    "theft-by-clock": Mutant(
+        "a take grants itself the leases of whoever seems to be late",
+        templates=(("take", ((r"(?=    with recursive walk as)", _THEFT),)),),
     ),
     "no-heartbeat-at-shutdown": Mutant(
         "the keeper stops first, not last", patch=patches.stop_beating, found_by_chance=False

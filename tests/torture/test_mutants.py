@@ -158,6 +158,22 @@ def test_a_heartbeat_that_is_executed_in_time_and_committed_late(
     assert laws(scene.violations()) == ({"X"} if mutant else set())
 
 
+@with_and_without("theft-by-clock")
+def test_a_take_while_a_worker_is_late(mutant: str | None, stage: Stage) -> None:
+    scene = stage(mutant)
+    scene.publish("k")
+    late, other = scene.worker(), scene.worker()
+    [chunk] = late.take().chunks
+    late.expire()
+    # By the clock its lease is over, but nobody has declared it dead.
+    for stolen in other.take().chunks:
+        scene.handle(stolen)
+        other.finish(stolen)
+    scene.handle(chunk)
+    late.finish(chunk)
+    assert laws(scene.violations()) == ({"X"} if mutant else set())
+
+
 @with_and_without("stale-routes")
 def test_a_subscription_that_joins_while_a_publisher_remembers(
     mutant: str | None, stage: Stage
@@ -465,7 +481,11 @@ def test_a_process_that_dies_as_an_event_becomes_a_dead_letter(
     finally:
         process.kill()
         process.join()
-    scene.connection.execute("select pgbus.stop_worker(id) from pgbus.worker")
+    # In its name: else this would be a theft.
+    scene.connection.execute(
+        "select set_config('application_name', 'pgbus/' || to_hex(id), false), "
+        "pgbus.stop_worker(id) from pgbus.worker"
+    )
     assert laws(scene.violations()) == ({"L"} if mutant else set())
 
 
