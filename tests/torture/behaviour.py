@@ -42,12 +42,16 @@ class Staff:
 
     Parameters:
         mended: a folder with a file for each event whose fault is mended, see ``operators``.
+
+    Attributes:
+        began: whether any handler was called; its threads write it, and who runs the bus reads it.
     """
 
     def __init__(self, log: Log, lease: float, mended: Path) -> None:
         self._log = log
         self._lease = lease
         self._mended = mended
+        self.began = False
 
     def hire(self, bus: Bus, *, late: bool) -> None:
         """Subscribe everything; ``late`` is the subscription that is declared in mid-run."""
@@ -124,6 +128,7 @@ class Staff:
         )
 
     def _work(self, event: Any, context: Context) -> None:
+        self.began = True
         self._log.write(
             Begin(
                 context.subscription,

@@ -111,9 +111,10 @@ def _unrest(history: History) -> Iterator[Violation]:
     if not history.drained:
         yield Violation("B", f"the bus did not come to rest: {len(history.left)} events wait")
     for broken in history.frame.broken:
-        yield Violation(
-            "B", f"{broken.role} {broken.pid} ended by itself, with the exit code {broken.code}"
-        )
+        how = "did not end when asked to"
+        if broken.code is not None:
+            how = f"ended by itself, with the exit code {broken.code}"
+        yield Violation("B", f"{broken.role} {broken.pid} {how}")
 
 
 def _count(history: History, verdict: Verdict) -> None:

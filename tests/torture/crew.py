@@ -182,31 +182,29 @@ class Crew:
     def _dismiss(self, role: str, members: list[Member], timeout: float) -> None:
         for member in members:
             member.send(signal.SIGTERM)
-        _join(members, timeout)
-        for member in members:
-            self._look_at(role, member)
+        self._join(role, members, timeout)
         members.clear()
 
     def dismiss_workers(self, timeout: float) -> None:
         everybody = [*self.workers, *self.leaving]
         for member in everybody:
             member.send(signal.SIGTERM)
-        _join(everybody, timeout)
-        for member in everybody:
-            self._look_at("worker", member)
+        self._join("worker", everybody, timeout)
         self.workers, self.leaving = [], []
+
+    def _join(self, role: str, members: list[Member], timeout: float) -> None:
+        """Wait for those that were asked to go; to outlive the time they get is an error."""
+        deadline = time.monotonic() + timeout
+        for member in members:
+            member.process.join(max(0.0, deadline - time.monotonic()))
+            if member.process.is_alive():
+                member.send(signal.SIGKILL)
+                member.process.join(5.0)
+                self.log.write(Broken(role, member.pid, None))
+            self._look_at(role, member)
 
     def end(self) -> None:
         """End whoever is left, however it is."""
         for member in [*self.workers, *self.leaving, *self.publishers, *self.operators]:
-            member.send(signal.SIGKILL)
-            member.process.join(5.0)
-
-
-def _join(members: list[Member], timeout: float) -> None:
-    deadline = time.monotonic() + timeout
-    for member in members:
-        member.process.join(max(0.0, deadline - time.monotonic()))
-        if member.process.is_alive():
             member.send(signal.SIGKILL)
             member.process.join(5.0)

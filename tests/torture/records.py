@@ -125,11 +125,12 @@ class Gone(msgspec.Struct, tag="gone", array_like=True, frozen=True):
 
 
 class Broken(msgspec.Struct, tag="broken", array_like=True, frozen=True):
-    """A process of ours ended with an error of its own."""
+    """A process of ours ended with an error of its own, or did not end when it was asked to."""
 
     role: str
     pid: int
-    code: int
+    code: int | None
+    """Its exit code; none where it had to be killed."""
 
 
 Record = (

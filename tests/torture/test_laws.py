@@ -148,6 +148,16 @@ def test_a_good_history_is_passed() -> None:
             "B", replace(WELL, records=[*ONE, Broken("worker", 1, 1)]), id="a process broke"
         ),
         pytest.param(
+            "B",
+            replace(WELL, records=[*ONE, Broken("worker", 1, None)]),
+            id="a process did not end",
+        ),
+        pytest.param(
+            "X",
+            replace(WELL, audit=[*WELL_DONE[:2], row("robbed"), *WELL_DONE[1:]]),
+            id="robbed",
+        ),
+        pytest.param(
             "B", replace(WELL, calm=True, audit=[*WELL.audit, row("died")]), id="needlessly dead"
         ),
     ],

@@ -40,10 +40,13 @@ def work(post: Post) -> None:
     settle_in(post.output)
     mutants.break_python(post.mutant)
     with Log(post.log) as log, Bus(post.dsn, service="torture", lease=post.lease) as bus:
-        Staff(log, post.lease, post.mended).hire(bus, late=post.late)
+        staff = Staff(log, post.lease, post.mended)
+        staff.hire(bus, late=post.late)
         try:
             bus.run(timeout=GRACE)
         except StoreError:
+            if staff.began:
+                raise  # an end in mid-run is none that anybody wants
             # The server is away: we are started again, unless we were asked to stop meanwhile.
             time.sleep(0.1)
             sys.exit(AWAY)
