@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import psycopg
 import pytest
 
@@ -16,6 +17,20 @@ from tests.store.queue import Connection, Queue, wait_until_blocked
 from tests.store.worker import Worker, done, ids
 
 Another = Callable[[], Connection]
+
+in_every_way = pytest.mark.parametrize(
+    ("transactional", "release"),
+    [(False, True), (False, False), (True, True), (True, False)],
+    ids=["settle", "settle, to go on", "acknowledge", "acknowledge, to go on"],
+)
+"""An acknowledgement deletes the lease or, where its worker goes on, locks it; the transaction of a
+handler does so by a function of its own."""
+
+
+def acknowledge(worker: Worker, chunk: Chunk, *, transactional: bool, release: bool) -> bool:
+    """Settle the one event of a chunk; return whether its lane was still held."""
+    lane = done(chunk, release=release)
+    return worker.end_handling(lane) if transactional else worker.settle(lane) == {chunk.lane}
 
 
 def give_up(chunk: Chunk) -> LaneSettlement:
@@ -112,6 +127,9 @@ def test_an_acknowledgement_after_a_take_over_changes_nothing(
     assert slow.settle(give_up(stale)) == set()
     assert slow.settle(try_again(stale)) == set()
     assert slow.settle(done(stale, release=False)) == set()
+    for release in (True, False):
+        first = msgspec.structs.replace(stale, messages=stale.messages[:1])
+        assert not acknowledge(slow, first, transactional=True, release=release)
     assert (queue.ids(), queue.leases(), queue.attempts(), queue.letters()) == before
     assert next_one.finish(fresh) == {fresh.lane}
     assert queue.ids() == [2]
@@ -129,8 +147,14 @@ def test_an_old_token_of_the_same_worker_is_fenced_as_well(another: Another, que
     assert queue.ids() == [2]
 
 
+@in_every_way
 def test_a_take_over_that_commits_while_the_acknowledgement_waits_wins(
-    another: Another, connection: Connection, queue: Queue, aside: ThreadPoolExecutor
+    transactional: bool,
+    release: bool,
+    another: Another,
+    connection: Connection,
+    queue: Queue,
+    aside: ThreadPoolExecutor,
 ) -> None:
     queue.send("k")
     worker = Worker(another(), queue)
@@ -140,21 +164,24 @@ def test_a_take_over_that_commits_while_the_acknowledgement_waits_wins(
     with reaper.transaction():
         [dead] = run(reaper, workers.reap())
         assert dead.lanes == 1
-        settling = aside.submit(worker.finish, chunk)
+        settling = aside.submit(
+            acknowledge, worker, chunk, transactional=transactional, release=release
+        )
         wait_until_blocked(connection, worker.connection)
-    assert settling.result() == set()
+    assert not settling.result()
     assert queue.ids() == [1]
 
 
+@in_every_way
 def test_an_acknowledgement_that_commits_after_the_take_over_wins(
-    another: Another, connection: Connection, queue: Queue
+    transactional: bool, release: bool, another: Another, connection: Connection, queue: Queue
 ) -> None:
     queue.send("k", "l")
     worker = Worker(another(), queue)
     acknowledged, held = worker.take().chunks
     worker.expire()
     with worker.connection.transaction():
-        assert worker.finish(acknowledged) == {acknowledged.lane}
+        worker.settle_within(done(acknowledged, release=release), transactional=transactional)
         assert run(connection, workers.reap()) == [("test", "here", 1, 1)]
         assert list(queue.leases()) == [acknowledged.lane]
     assert run(connection, workers.reap()) == []
@@ -164,8 +191,9 @@ def test_an_acknowledgement_that_commits_after_the_take_over_wins(
     assert list(queue.attempts()) == [left]
 
 
+@in_every_way
 def test_an_acknowledgement_that_rolls_back_after_the_take_over_is_buried_next(
-    another: Another, connection: Connection, queue: Queue
+    transactional: bool, release: bool, another: Another, connection: Connection, queue: Queue
 ) -> None:
     """As of a stopped process, whose session is ended."""
     queue.send("k")
@@ -173,7 +201,7 @@ def test_an_acknowledgement_that_rolls_back_after_the_take_over_is_buried_next(
     [chunk] = worker.take().chunks
     worker.expire()
     with worker.connection.transaction(force_rollback=True):
-        assert worker.finish(chunk) == {chunk.lane}
+        worker.settle_within(done(chunk, release=release), transactional=transactional)
         assert run(connection, workers.reap()) == [("test", "here", 1, 0)]
     assert queue.attempts() == {}
     run(connection, workers.reap())

@@ -5,9 +5,9 @@ import secrets
 from pgbus.errors import LeaseLost
 from pgbus.model.delivery import FIRST_LANE, Chunk
 from pgbus.store import leases, workers
-from pgbus.store.handling import begin_handling, end_handling
+from pgbus.store.handling import acknowledgement, begin_handling, end_handling
 from pgbus.store.leases import Take, Taken
-from pgbus.store.query import run
+from pgbus.store.query import run, run_script
 from pgbus.store.settle import LaneSettlement, settle
 from tests.store.queue import Connection, Queue
 
@@ -76,6 +76,18 @@ class Worker:
             self.connection.execute("rollback")
             return False
         return True
+
+    def settle_within(self, lane: LaneSettlement, *, transactional: bool) -> None:
+        """Settle in a transaction that was just begun, and stays open.
+
+        Parameters:
+            transactional: as that of a handler does.
+        """
+        if transactional:
+            self.connection.execute("set transaction deferrable")
+            run_script(self.connection, acknowledgement(self.queue.name, self.id, lane))
+        else:
+            assert self.settle(lane) == {lane.lane}
 
     def heartbeat(self) -> bool:
         return run(self.connection, workers.heartbeat(self.id))
