@@ -26,8 +26,8 @@ class Account:
         self.published: dict[str, Published] = {}
         self.begins: dict[Pair, list[int]] = defaultdict(list)
         """When each was delivered, in order."""
-        self.returned: set[tuple[str, str, int]] = set()
-        """Which (subscription, uid) returned from its handler in which process."""
+        self.returned: dict[tuple[str, str, int], list[int]] = defaultdict(list)
+        """When which (subscription, uid) returned from its handler in which process."""
         self.settled: dict[Pair, list[Settled]] = defaultdict(list)
         """How often each was deleted from its queue, in order."""
         self.lettered: dict[Pair, list[Letter]] = defaultdict(list)
@@ -47,7 +47,7 @@ class Account:
             case Begin():
                 self.begins[item.subscription, item.uid].append(item.at)
             case End():
-                self.returned.add((item.subscription, item.uid, item.pid))
+                self.returned[item.subscription, item.uid, item.pid].append(item.at)
             case Settled():
                 self.settled[item.subscription, item.uid].append(item)
             case Effect():

@@ -6,11 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tests.torture import fences, laws, letters
+from tests.torture import fences, laws, letters, losses
 from tests.torture.account import Account, accounts
 from tests.torture.behaviour import ATTEMPTS
 from tests.torture.history import NEVER, History
-from tests.torture.laws import Doubtful, Violation
+from tests.torture.laws import Violation
+from tests.torture.losses import Doubtful
 from tests.torture.records import End, Fault, Gone, Together, Told
 
 DISRUPTIVE = ("kill", "stop", "terminate", "cut", "delay", "stall", "lost reply", "postmaster")
@@ -73,10 +74,10 @@ def judge(history: History, portions: int = 1) -> Verdict:
     verdict = Verdict()
     found: list[Doubtful] = []
     for account in accounts(history, portions):
-        found += laws.doubtful(account)
+        found += losses.doubtful(account)
         _judge(account, verdict)
     verdict.violations += [
-        *laws.torn(found),
+        *losses.torn(found),
         *letters.places(history),
         *fences.leases(history),
         *_unrest(history),
@@ -87,7 +88,7 @@ def judge(history: History, portions: int = 1) -> Verdict:
 
 def _judge(account: Account, verdict: Verdict) -> None:
     verdict.violations += [
-        *laws.loss(account),
+        *losses.loss(account),
         *laws.order(account),
         *laws.exactly_once(account),
         *laws.attempts(account, ATTEMPTS),

@@ -4,7 +4,7 @@ An hour of it has no place in memory: whatever there is one of for each event is
 reads its file anew. What follows from it for one event is in ``account``.
 """
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -54,6 +54,12 @@ class Published(msgspec.Struct, tag="published", array_like=True, frozen=True):
     """When its publisher was told that it is committed; ``NEVER`` where it was not."""
     fate: Fate
 
+    @property
+    def label(self) -> str:
+        """What an account of a violation calls it."""
+        message = self.message
+        return f"{message.uid} (key {message.key}, {message.topic}, {self.fate})"
+
 
 class Settled(msgspec.Struct, tag="settled", array_like=True, frozen=True):
     """A message that was deleted from its queue, and on whose word."""
@@ -67,6 +73,8 @@ class Settled(msgspec.Struct, tag="settled", array_like=True, frozen=True):
     uid: str
     worker: int | None
     """Who asked to settle its lane in that transaction, if anybody did."""
+    when: int
+    """Of the monotonic clock, a little before or after."""
 
 
 class Letter(msgspec.Struct, tag="letter", array_like=True, frozen=True):
@@ -122,9 +130,8 @@ class Frame:
     """When each transaction that redrove something had been committed."""
     processes: dict[int, int] = field(default_factory=dict)
     """The process of each worker."""
-    buried: Counter[Lane] = field(default_factory=Counter)
-    """How often a lane was taken from a worker that was declared dead."""
-
+    buried: dict[Lane, list[int]] = field(default_factory=lambda: defaultdict(list))
+    """When a lane was taken from a worker that was declared dead: of the monotonic clock."""
     troubled: set[Lane] = field(default_factory=set)
     """Where something became a dead letter."""
 
@@ -169,7 +176,7 @@ class History:
                 case Over():
                     frame.over.update((xid, one.at) for xid in one.xids)
         for row in self.audit:
-            _note(frame, row)
+            _note(frame, row, self.clock)
         return frame
 
     def items(self) -> Iterator[Item]:
@@ -179,12 +186,12 @@ class History:
         yield from self.effects
 
 
-def _note(frame: Frame, row: Row) -> None:
+def _note(frame: Frame, row: Row, clock: float) -> None:
     if row.kind == "born" and row.worker is not None and row.pid is not None:
         frame.processes[row.worker] = row.pid
     elif row.subscription is not None and row.lane is not None:
         if row.kind == "buried":
-            frame.buried[row.subscription, row.lane] += 1
+            frame.buried[row.subscription, row.lane].append(_moment(row, clock))
         elif row.kind == "letter":
             frame.troubled.add((row.subscription, row.lane))
 
@@ -224,8 +231,20 @@ def _settled(audit: Iterable[Row], clock: float) -> Iterator[Item]:
             if latest.get(lane, (-1, 0))[0] != row.xid:
                 latest[lane] = row.xid, at
             claim = claims.of(row)
-            moment, worker = latest[lane][1], claim and claim[0]
-            yield Settled(moment, row.xid, row.subscription, row.lane, row.uid, worker)
+            yield Settled(
+                latest[lane][1],
+                row.xid,
+                row.subscription,
+                row.lane,
+                row.uid,
+                claim and claim[0],
+                _moment(row, clock),
+            )
         elif row.kind in ("letter", "redriven", "dropped"):
-            moment = int((row.at - clock) * 1e9)
+            moment = _moment(row, clock)
             yield Letter(row.kind, moment, row.xid, row.subscription, row.lane, row.uid)
+
+
+def _moment(row: Row, clock: float) -> int:
+    """When a row was written, of the monotonic clock."""
+    return int((row.at - clock) * 1e9)

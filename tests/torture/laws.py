@@ -1,4 +1,4 @@
-"""Loss, order, exactly once and honest attempts, decided from accounts of the events.
+"""Order, exactly once and honest attempts, decided from accounts of the events.
 
 What is redriven: its dead letter and its way back do not count as a loss; in the end there is one
 of an acknowledgement, a dead letter, and a dead letter that somebody meant to drop. For the order,
@@ -9,7 +9,7 @@ effects, and its handler's publishing happens, once, however often it was a dead
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import msgspec
 
 from tests.torture.account import Account
 from tests.torture.audit import Effect
-from tests.torture.history import FOLLOW, NEVER, Frame, Pair, Published, follow_up
+from tests.torture.history import FOLLOW, NEVER, Pair, Published, follow_up
 
 
 class Violation(NamedTuple):
@@ -27,127 +27,6 @@ class Violation(NamedTuple):
     """L (lost), O (order), X (exclusion), E (exactly once), F (fencing), A (attempts are honest), B
     (not at rest)."""
     account: str
-
-
-# L: nothing acknowledged is lost, nothing that was rolled back appears.
-
-
-def loss(account: Account) -> Iterator[Violation]:
-    seen = _seen(account)
-    for published in account.published.values():
-        uid = published.message.uid
-        wanted, allowed = _expected(account.frame, published)
-        for subscription in wanted | allowed:
-            yield from _fate(account, published, subscription, must=subscription in wanted)
-        for subscription in seen.get(uid, set()) - wanted - allowed:
-            yield Violation("L", f"{_name(published)} appeared in {subscription}")
-    for uid in seen.keys() - account.published.keys():
-        strangers = {one for one in seen[uid] if one != FOLLOW}
-        if strangers:
-            yield Violation("L", f"{uid} appeared in {sorted(strangers)}; nobody published it")
-
-
-def _seen(account: Account) -> dict[str, set[str]]:
-    """The subscriptions in which each uid appeared in any way."""
-    seen: dict[str, set[str]] = defaultdict(set)
-    for pairs in (account.begins, account.settled, account.buried, account.waiting):
-        for subscription, uid in pairs:
-            seen[uid].add(subscription)
-    return seen
-
-
-def _expected(frame: Frame, published: Published) -> tuple[set[str], set[str]]:
-    """The subscriptions that must get an event, and those that may."""
-    must: set[str] = set()
-    may: set[str] = set()
-    if published.fate == "rolled back":
-        return must, may
-    for declared in frame.declared:
-        if published.message.topic not in declared.topics or published.ended < declared.began:
-            continue
-        if published.fate == "committed" and published.began > declared.at:
-            must.add(declared.subscription)
-        else:
-            may.add(declared.subscription)
-    return must, may
-
-
-def _fate(
-    account: Account, published: Published, subscription: str, *, must: bool
-) -> Iterator[Violation]:
-    pair = (subscription, published.message.uid)
-    what = f"{_name(published)} in {subscription}"
-    stored = account.times_stored(pair)
-    if stored > 1:
-        yield Violation("L", f"{what}: stored {stored} times")
-    if account.waiting[pair]:
-        yield Violation("L", f"{what}: still waits after the end")
-    elif stored < 1 and (must or account.times_given_up(pair)):
-        yield Violation("L", f"{what}: is neither handled nor a dead letter, and not in its queue")
-    yield from _letters(account, pair, what)
-    if account.times_done(pair) > 0:
-        yield from _handled(account, pair, what)
-
-
-def _letters(account: Account, pair: Pair, what: str) -> Iterator[Violation]:
-    """A dead letter is one, and stays until somebody puts it back or means to drop it."""
-    letters, dropped = account.buried[pair], account.dropped[pair]
-    became = len(account.lettered.get(pair, ()))
-    kept = became - len(account.redriven.get(pair, ())) - dropped
-    if letters > 1:
-        yield Violation("L", f"{what}: became {letters} dead letters")
-    if letters != kept:
-        yield Violation("L", f"{what}: {letters} dead letters in the end, not {kept}")
-    if account.times_done(pair) < 0:
-        yield Violation("L", f"{what}: became a dead letter and stayed an event")
-    if dropped and pair not in account.frame.dropping:
-        yield Violation("L", f"{what}: its dead letter was dropped, and nobody meant to")
-
-
-def _handled(account: Account, pair: Pair, what: str) -> Iterator[Violation]:
-    """Who acknowledged it must have returned from its handler."""
-    worker = account.settled[pair][-1].worker
-    process = None if worker is None else account.frame.processes.get(worker)
-    if process is None or (*pair, process) not in account.returned:
-        yield Violation(
-            "L",
-            f"{what}: was deleted by process {process or 'unknown'}, whose handler never "
-            "returned, and is no dead letter",
-        )
-
-
-class Doubtful(NamedTuple):
-    """An event whose publisher does not know what became of it."""
-
-    batch: str
-    stored: bool
-    heard: bool
-    """Whether anybody listens to its topic: else it cannot be seen."""
-
-
-def doubtful(account: Account) -> Iterator[Doubtful]:
-    """The events of unknown fate, for :func:`torn`: those of one call are in several accounts."""
-    seen = _seen(account)
-    for published in account.published.values():
-        if published.fate == "unknown":
-            heard = _expected(account.frame, published) != (set(), set())
-            yield Doubtful(published.batch, published.message.uid in seen, heard)
-
-
-def torn(events: Iterable[Doubtful]) -> Iterator[Violation]:
-    """A call that publishes many stores all or none."""
-    batches: dict[str, list[Doubtful]] = defaultdict(list)
-    for one in events:
-        batches[one.batch].append(one)
-    for batch, together in batches.items():
-        stored, heard = sum(one.stored for one in together), sum(one.heard for one in together)
-        if 0 < stored < heard:
-            yield Violation("L", f"batch {batch}: {stored} of {heard} events were stored")
-
-
-def _name(published: Published) -> str:
-    message = published.message
-    return f"{message.uid} (key {message.key}, {message.topic}, {published.fate})"
 
 
 # O: per key, what was published earlier comes earlier.
@@ -275,23 +154,34 @@ def _overlaps(account: Account) -> Iterator[Violation]:
                 )
 
 
-# A: what does no harm is not given up, whatever its neighbours do.
+# A: nothing is given up before its attempts are used up, whatever its neighbours do.
 
-HARMFUL = ("fail", "reject", "hang", "gil", "exit", "poison")
+AT_ONCE = "reject"
+"""What such an event asks for is to be given up at its first attempt."""
 
 
 def attempts(account: Account, most: int) -> Iterator[Violation]:
     """Each attempt of what became a dead letter was a delivery, or the death of who held its key.
+
+    What is redriven has all of them again.
 
     Parameters:
         most: how many attempts an event is given.
     """
     for pair, letters in account.lettered.items():
         published = account.published.get(pair[1])
-        if published is None or published.message.how in HARMFUL:
+        if published is not None and published.message.how == AT_ONCE:
             continue
-        tries = len(account.begins.get(pair, ())) + account.frame.buried[pair[0], letters[0].lane]
-        if tries < most:
-            yield Violation(
-                "A", f"{_name(published)} in {pair[0]}: given up after {tries} attempts at most"
+        since = 0 if published is None else published.began
+        for letter in letters:
+            deaths = account.frame.buried.get((pair[0], letter.lane), [])
+            begins = account.begins.get(pair, [])
+            tries = sum(
+                since - CLOCKS < at < letter.at + CLOCKS for some in (begins, deaths) for at in some
             )
+            if tries < most:
+                what = pair[1] if published is None else published.label
+                yield Violation(
+                    "A", f"{what} in {pair[0]}: given up after {tries} attempts at most"
+                )
+            since = letter.at
