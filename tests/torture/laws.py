@@ -54,6 +54,7 @@ def order(account: Account) -> Iterator[Violation]:
                 settled += [(place, again)] if place is not None else []
         yield from _in_order(delivered, f"first delivery in {subscription}, key {key}")
         yield from _in_order(settled, f"settlement in {subscription}, key {key}")
+    yield from _follow_ups_in_order(account)
 
 
 def _by_key(account: Account) -> dict[Pair, list[Published]]:
@@ -95,6 +96,33 @@ def _in_order(moments: list[Moment], what: str) -> Iterator[Violation]:
         if before is not None and published.place < before.place:
             yield Violation("O", f"{what}: {before.message.uid} came before {uid} of the same call")
         places[published.batch] = published
+
+
+def _follow_ups_in_order(account: Account) -> Iterator[Violation]:
+    """What handlers publish comes in the order in which they were done with what they handled.
+
+    That is known of events with one key in one subscription, whose lease they had in turn.
+    """
+    delivered: dict[Pair, list[Moment]] = defaultdict(list)
+    settled: dict[Pair, list[Moment]] = defaultdict(list)
+    for (subscription, uid), settlements in account.settled.items():
+        published = account.published.get(uid)
+        key = None if published is None else published.message.key
+        if published is None or key is None:
+            continue
+        message = published.message._replace(uid=follow_up(uid, subscription))
+        pair = FOLLOW, message.uid
+        if account.times_done((subscription, uid)) < 1 or pair not in account.settled:
+            continue
+        place = settlements[-1].at
+        follow = Published(message, message.uid, 0, place, place, "committed")
+        settled[subscription, key].append((account.settled[pair][0].at, follow))
+        # Its workers may have died before they began with it.
+        begins = account.begins.get(pair, [])[:1]
+        delivered[subscription, key] += [(at, follow) for at in begins]
+    for moments, what in ((delivered, "first delivery"), (settled, "settlement")):
+        for (subscription, key), some in moments.items():
+            yield from _in_order(some, f"{what} of what {subscription} published, key {key}")
 
 
 # E: what a handler does through its transaction happens exactly once.

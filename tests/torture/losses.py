@@ -26,6 +26,8 @@ def loss(account: Account) -> Iterator[Violation]:
         for subscription in there - wanted - allowed:
             yield Violation("L", f"{published.label} appeared in {subscription}")
     for uid in seen.keys() - account.published.keys():
+        if FOLLOW in seen[uid]:
+            yield from _end(account, (FOLLOW, uid), f"{uid} in {FOLLOW}", must=False)
         strangers = {one for one in seen[uid] if one != FOLLOW}
         if strangers:
             yield Violation("L", f"{uid} appeared in {sorted(strangers)}; nobody published it")

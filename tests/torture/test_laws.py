@@ -205,6 +205,34 @@ def test_what_a_handler_publishes_appears_exactly_once() -> None:
     assert objections(history(2)) == {"E"}
 
 
+def test_what_handlers_publish_comes_as_what_they_handled_was_settled() -> None:
+    follows = Declared(FOLLOW, ["follow.up"], False, 0, 1)
+    events = [*published("b1", 10, "e1", how="follow"), *published("b2", 12, "e2", how="follow")]
+    parents = [DECLARED, follows, *events, *handled("e1", 20), *handled("e2", 22)]
+    first, second = follow_up("e1", PLAIN), follow_up("e2", PLAIN)
+    done = [*WELL_DONE, *lease(2, *settled("e2"))]
+
+    def history(*answers: str) -> History:
+        records, audit = [*parents], [*done]
+        for number, answer in enumerate(answers):
+            records += handled(answer, 30 + 2 * number, FOLLOW)
+            steps = lease(5 + number, *settled(answer))
+            audit += [step._replace(subscription=FOLLOW) for step in steps]
+        return History(records, audit=audit)
+
+    assert objections(history(first, second)) == set()
+    assert objections(history(second, first)) == {"O"}
+
+
+def test_what_a_handler_published_and_that_vanished_is_lost() -> None:
+    """Though it need not be there, because the handler was not done."""
+    follows = Declared(FOLLOW, ["follow.up"], False, 0, 1)
+    records = [DECLARED, follows, *published("b1", 10, "e1", fate="unknown", how="follow")]
+    answer = handled(follow_up("e1", PLAIN), 30, FOLLOW)
+    assert objections(History(records)) == set()
+    assert objections(History([*records, *answer])) == {"L"}
+
+
 def test_recovery_is_told_by_kind_and_only_where_nothing_else_struck() -> None:
     second = 1_000_000_000
     cut = Fault("cut", 30 * second, 31 * second, [PID])

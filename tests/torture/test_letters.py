@@ -4,8 +4,8 @@ import pytest
 
 from tests.torture.audit import Row, Stored
 from tests.torture.behaviour import ATTEMPTS
-from tests.torture.history import History
-from tests.torture.records import Begin, Dropping, Over, Record
+from tests.torture.history import FOLLOW, History, follow_up
+from tests.torture.records import Begin, Declared, Dropping, Over, Record
 from tests.torture.sketches import (
     BACK,
     BEGUN,
@@ -19,6 +19,7 @@ from tests.torture.sketches import (
     REDRIVE,
     REJECTED,
     SEEN,
+    WELL_DONE,
     at,
     given_up,
     handled,
@@ -200,3 +201,16 @@ def test_what_is_redriven_returns_from_its_handler_anew() -> None:
     audit = [*letter, *at(2.0, lease(2, *settled("e1")))]
     assert objections(History(early, audit=audit)) == {"L"}
     assert objections(History([*early, *handled("e1", second * 9 // 5)], audit=audit)) == set()
+
+
+def test_the_dead_letter_of_what_a_handler_published_is_not_lost() -> None:
+    follows, answer = Declared(FOLLOW, ["follow.up"], False, 0, 1), follow_up("e1", PLAIN)
+    parent = [DECLARED, follows, *published("b1", 10, "e1", how="follow"), *handled("e1", 20)]
+    begun: list[Record] = [Begin(FOLLOW, answer, "k", n, PID, 30 + n) for n in range(ATTEMPTS)]
+    letter = [one._replace(subscription=FOLLOW) for one in lease(5, *given_up(answer))]
+    audit = [*WELL_DONE, *letter]
+    letters = [Stored(FOLLOW, answer)]
+    assert objections(History([*parent, *begun], audit=audit, letters=letters)) == set()
+    assert objections(History([*parent, *begun], audit=audit)) == {"L"}
+    # Nor is it one before it was tried often enough.
+    assert objections(History([*parent, begun[0]], audit=audit, letters=letters)) == {"A"}
