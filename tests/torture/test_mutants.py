@@ -530,11 +530,14 @@ def _waiting(connection: Connection) -> bool:
 def _rob(scene: Scene, heir: Worker) -> list[Chunk]:
     """Have all others declared dead, and take what they had.
 
-    A worker whose heartbeat is under way is spared. Nobody's session is ended, as the operation
-    that workers use would do.
+    A worker whose heartbeat is under way is spared. One that takes a lease before it hears of its
+    death keeps it until the next attempt. Nobody's session is ended, as the operation that workers
+    use would do.
     """
     scene.connection.execute(
-        "update pgbus.worker set lease = '0', expires_at = '-infinity' where id <> %s", (heir.id,)
+        "update pgbus.worker set lease = '0', expires_at = '-infinity' "
+        "where id <> %s and dead_at is null",
+        (heir.id,),
     )
     scene.connection.execute("select pgbus.reap()")
     return heir.take().chunks
