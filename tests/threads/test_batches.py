@@ -294,3 +294,33 @@ def test_misuse(
 ) -> None:
     with pytest.raises(ConfigurationError, match=said):
         bus.subscribe("orders.*", name="billing", **options)(function)
+
+
+def test_a_batch_that_takes_too_long_holds_up_none_that_was_to_come_alone(
+    bus: Bus, bus_dsn: str
+) -> None:
+    """What had failed before waits beside the batch, for a thread that is given up."""
+    stuck = threading.Event()
+    calls: list[list[str]] = []
+
+    @bus.subscribe("orders.*", name="billing", concurrency=1, timeout=0.5, retry=QUICK)
+    def handle(events: list[Created]) -> None:
+        calls.append([event.order for event in events])
+        if len(calls) == 1:
+            stuck.wait(30)
+
+    bus.declare()
+    bus.publish_many([Created(order=name) for name in "ab"])
+    with psycopg.connect(bus_dsn, autocommit=True) as sql:
+        sql.execute(
+            "insert into pgbus.attempt (subscription, msg_id, failures) "
+            "select s.id, m.msg_id, 1 from pgbus.subscription s, pgmq.q_billing m "
+            "where m.message ->> 'order' = 'a'"
+        )
+    try:
+        with bus.running():
+            assert bus.wait_idle(10)
+    finally:
+        stuck.set()
+    assert calls[0] == ["b"]
+    assert sorted(calls[1:]) == [["a"], ["b"]]

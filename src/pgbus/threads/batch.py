@@ -139,26 +139,27 @@ class BatchWorker(Worker):
         holds = list(self._pending)
         self._pending.clear()
         try:
-            left = self._handle_together(holds)
+            self._handle_together(holds)
         except BaseException as error:
+            self._pending.clear()
             self._break_off([hold for hold in holds if hold.unsettled], error)
         else:
-            self._pending.extend(left)
             super()._work()
 
-    def _handle_together(self, holds: Sequence[Hold]) -> list[Hold]:
-        """Call the handler once for all chunks; return those to be tried event by event."""
+    def _handle_together(self, holds: Sequence[Hold]) -> None:
+        """Call the handler once for all chunks; what is to be tried event by event is pending then.
+
+        Some of that is so during the call: who gives the call up lets go of it, too.
+        """
         parts = []
-        left = []
         for hold in holds:
             part = self._prepare(hold)
             if part.events:
                 parts.append(part)
             else:
-                left.append(hold)
+                self._pending.append(hold)
         if parts and not self._try_together(parts):
-            left += [part.portion.hold for part in parts]
-        return left
+            self._pending.extend(part.portion.hold for part in parts)
 
     def _prepare(self, hold: Hold) -> _Part:
         """Decode a chunk's events, up to one that is troubled or none: that comes alone."""
