@@ -44,8 +44,8 @@ class Outcomes:
 
     def judge(self, message: Message, error: BaseException) -> Verdict:
         """Decide what a handler's exception means."""
-        if isinstance(error, LeaseLost):
-            return GiveBack("the lease was lost")
+        if isinstance(error, LeaseLost):  # the settlement finds out whether it was
+            return Again(GIVE_BACK, counted=False)
         return decide(
             self._definition.retry,
             error,
