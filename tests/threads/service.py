@@ -21,7 +21,7 @@ def say(*words: object) -> None:
     print(*words, flush=True)
 
 
-def stubborn() -> None:
+def stubborn(timeout: float = 60) -> None:
     """Handle events until a signal comes; event 1 hangs."""
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="log: %(message)s")
     bus = Bus(service="stubborn")
@@ -32,8 +32,13 @@ def stubborn() -> None:
         threading.Event().wait(60 if event.n == 1 else 0.3)
         say("end", event.n)
 
-    bus.run(timeout=60)
+    bus.run(timeout)
     say("drained")
+
+
+def hasty() -> None:
+    """The same, with less patience."""
+    stubborn(timeout=0.5)
 
 
 def forking() -> None:
@@ -93,7 +98,7 @@ def preloaded() -> None:
     bus.close()
 
 
-PARTS: dict[str, Any] = {"stubborn": stubborn, "forking": forking, "preloaded": preloaded}
+PARTS: dict[str, Any] = {one.__name__: one for one in (stubborn, hasty, forking, preloaded)}
 
 if __name__ == "__main__":
     PARTS[sys.argv[1]]()

@@ -112,6 +112,17 @@ def test_a_signal_drains(start: Start, bus: Bus, number: signal.Signals) -> None
     assert (status.ready, status.in_flight, status.workers) == (2, 0, 0)
 
 
+def test_a_handler_that_hangs_keeps_no_process_beyond_its_grace(start: Start, bus: Bus) -> None:
+    process = start("hasty")
+    bus.publish(Created(order="a", n=1))
+    assert line(process) == "begin 1"
+    process.terminate()
+    assert line(process) == "drained"
+    assert process.wait(10) == 0
+    [status] = bus.status()
+    assert (status.ready, status.in_flight, status.workers) == (1, 0, 0)
+
+
 ECHOED = """
 import signal
 from pgbus.threads.signals import asked_to_stop
