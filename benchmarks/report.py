@@ -93,7 +93,7 @@ def _overview_rows(reports: Sequence[Report]) -> Sequence[Sequence[str]]:
     rows = []
     for report in reports:
         name = report.program
-        for _, group in groupby(report.figures, lambda one: one.family or one.what):
+        for _, group in groupby(report.figures, lambda one: one.family or id(one)):
             rows.append((name, *_overview_row(list(group))))
             name = ""
     return rows
@@ -106,7 +106,7 @@ def _overview_row(group: Sequence[Figure]) -> Sequence[str]:
     values = [one.reached for one in group]
     missed = sum(not one.met for one in group)
     return (
-        f"{len(group)} of {group[0].family}",
+        f"{group[0].family}: {len(group)} figures",
         _with_unit(f"{number(min(values))} to {number(max(values))}", group[0]),
         f"{group[0].bound} {number(group[0].wanted)}",
         f"MISSED by {missed}" if missed else "reached",

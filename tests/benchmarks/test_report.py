@@ -43,8 +43,13 @@ def test_the_overview_has_one_line_for_a_family() -> None:
     table = markdown([ONE, MANY]).split("\n### ")[0].splitlines()
     assert table[-2:] == [
         "| latency | p50 | 0.98 ms | at most 1.3 | reached |  |",
-        f"| growth | 3 of {FAMILY} | 0.5 to 2 ms | at most 1.3 | MISSED by 2 |  |",
+        f"| growth | {FAMILY}: 3 figures | 0.5 to 2 ms | at most 1.3 | MISSED by 2 |  |",
     ]
+
+
+def test_figures_of_one_name_are_no_family() -> None:
+    alike = report("handle", figure("10 a key", 0.8), figure("10 a key", 1.1))
+    assert markdown([ONE, alike]).count("| 10 a key |") == 4  # here, and in the program's own table
 
 
 def test_one_program_alone_has_no_overview() -> None:
