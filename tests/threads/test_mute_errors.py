@@ -3,16 +3,7 @@
 import pytest
 
 from pgbus import Bus, Event, Incident, Retry
-
-
-class Mute(Exception):
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-class Quitting(Exception):
-    def __str__(self) -> str:
-        raise SystemExit
+from tests.core.test_account import Mute, Quitting
 
 
 class Created(Event, topic="orders.created", key="order"):

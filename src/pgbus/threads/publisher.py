@@ -36,6 +36,11 @@ PART = 100
 """So many events of a long call are encoded while the server stores those before them."""
 
 
+def _within() -> float:
+    """Return in how many seconds the server must say something about a publish of any size."""
+    return link.STALL * link.LONG
+
+
 class Publisher:
     """Encodes and stores events."""
 
@@ -165,9 +170,7 @@ class Publisher:
         return list(self._combiner.run(events))
 
     def _store(self, events: Sequence[Encoded]) -> list[Receipt]:
-        receipts = self._pool.run(
-            lambda: self.operation(events), changes=True, within=link.STALL * link.LONG
-        )
+        receipts = self._pool.run(lambda: self.operation(events), changes=True, within=_within())
         if self.routes.tailed:
             self._sweep_tails()
         return receipts
@@ -193,7 +196,7 @@ class Publisher:
         events: list[Encoded] = []
         receipts: list[Receipt] = []
         with (
-            self._pool.connection(changes=True, within=link.STALL * link.LONG) as connection,
+            self._pool.connection(changes=True, within=_within()) as connection,
             connection.pipeline(),
             connection.transaction(),
         ):
