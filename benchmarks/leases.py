@@ -8,7 +8,7 @@ from typing import Self
 import psycopg
 
 from benchmarks.peers.pgbus import QUEUE
-from pgbus.model.delivery import FIRST_LANE
+from pgbus.core.walk import Walk
 from pgbus.store import workers
 from pgbus.store.leases import Take, Taken, take
 from pgbus.store.query import run
@@ -26,7 +26,7 @@ class Taker:
         self._connection = psycopg.connect(dsn, autocommit=True)
         self._worker = secrets.randbelow(2**62)
         self._token = 0
-        self._resume: int | None = None
+        self._walk = Walk()
         self._subscription = 0
 
     def __enter__(self) -> Self:
@@ -52,8 +52,9 @@ class Taker:
         self._connection.close()
 
     def take(self, lanes: int = LANES, quantity: int = QUANTITY) -> Taken:
-        """Take leases where the last take ended, and keep them."""
+        """Take leases where a fetcher would look next, and keep them."""
         self._token += 1
+        step = self._walk.next(lanes)
         taken = run(
             self._connection,
             take(
@@ -62,7 +63,7 @@ class Taker:
                     name=QUEUE,
                     worker=self._worker,
                     token=self._token,
-                    start=FIRST_LANE if self._resume is None else self._resume,
+                    step=step,
                     lanes=lanes,
                     quantity=quantity,
                     size=SIZE,
@@ -71,7 +72,8 @@ class Taker:
                 )
             ),
         )
-        self._resume = taken.resume
+        found = len(taken.chunks) + len(taken.empty)
+        self._walk.learn(step, lanes, found, taken.resume)
         return taken
 
     def hold(self, events: int) -> None:

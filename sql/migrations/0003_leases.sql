@@ -3,13 +3,15 @@
 -- A *lane* is the hash of an event's key, or the event's own id where it has none; two keys that
 -- share a hash merely wait for each other. Each subscription has functions of its own, made from the
 -- templates below, because static statements stay planned while a dynamic EXECUTE plans anew each
--- time (up to 1 ms). `:queue`, `:dead`, `:lane`, `:id` and `:parked` are filled in.
+-- time (up to 1 ms). `:queue`, `:dead`, `:lane`, `:id`, `:free` and `:still_parked` are filled in.
 --
 -- put     stores events, see pgbus.publish; its name has the subscription's number, which outlives
 --         every renaming, so that what publishers remember can always be called.
--- take    walks the lanes by a loose index scan, leases the free ones and then, as a second
---         statement with its own snapshot, reads their messages. In one statement the snapshot may
---         predate another worker's acknowledgement, and events would be handled twice.
+-- take    looks for free lanes, leases them and then, as a second statement with its own snapshot,
+--         reads their messages. In one statement the snapshot may predate another worker's
+--         acknowledgement, and events would be handled twice. It looks at lane after lane by a loose
+--         index scan, which passes any number of events of one lane at once; or at the lanes of what
+--         arrived together, which lies together, too (see pgbus.core.walk).
 -- settle  locks the lease rows first and touches only the messages of lanes that came back.
 -- acknowledge
 --         is settle for one event that was handled, in the transaction of its handler.
@@ -96,13 +98,16 @@ $template$);
 
 insert into pgbus.template (name, body) values ('take', $template$
 create or replace function pgbus.:function(
-    p_worker bigint, p_token bigint, p_from bigint, p_lanes integer, p_quantity integer,
-    p_bytes bigint, p_suspect boolean, p_awake boolean,
+    p_worker bigint, p_token bigint,
+    -- where to look for free lanes: among so many from a lane on, in the order of lanes, or among
+    -- those of so many events from a msg_id on
+    p_by_arrival boolean, p_from bigint, p_visits integer,
+    p_lanes integer, p_quantity integer, p_bytes bigint, p_suspect boolean, p_awake boolean,
     p_careful boolean   -- some body or header cannot be made text of: null for those
 )
 -- One row a message, in order within its lane; a row without msg_id for a lane that turned out to
--- be empty (the caller gives it back); and a first row without lane whose msg_id is the last lane
--- visited, or null where the walk came to the end.
+-- be empty (the caller gives it back); and a first row without lane whose msg_id is the last lane or
+-- msg_id that was looked at, or null where that was the end.
 returns table (
     lane bigint, msg_id bigint, available boolean, enqueued_at timestamptz, body text, headers text,
     failures integer, deaths integer, suspect boolean
@@ -116,7 +121,7 @@ as $function$
 declare
     won bigint[];
     suspects bigint[];
-    last_lane bigint;
+    seen bigint;
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'pgbus takes leases in READ COMMITTED only'
@@ -131,34 +136,44 @@ begin
             select h.lane, h.msg_id, f.free, 1 as visited, f.free::integer as found
             from (
                 select :lane as lane, m.msg_id, m.vt from pgmq.:queue m
-                where :lane >= p_from order by :lane, m.msg_id limit 1
-            ) h cross join lateral (
-                select h.vt <= clock_timestamp() and not exists (
-                    select from pgbus.lease l where l.subscription = :id and l.lane = h.lane
-                ) :parked as free
-            ) f
+                where not p_by_arrival and :lane >= p_from order by :lane, m.msg_id limit 1
+            ) h cross join lateral (select :free as free) f
         )
         union all
         select h.lane, h.msg_id, f.free, w.visited + 1, w.found + f.free::integer
         from walk w cross join lateral (
             select :lane as lane, m.msg_id, m.vt from pgmq.:queue m
             where :lane > w.lane order by :lane, m.msg_id limit 1
-        ) h cross join lateral (
-            select h.vt <= clock_timestamp() and not exists (
-                select from pgbus.lease l where l.subscription = :id and l.lane = h.lane
-            ) :parked as free
-        ) f
-        where w.visited < 5000 and w.found < p_lanes
+        ) h cross join lateral (select :free as free) f
+        where w.visited < p_visits and w.found < p_lanes
+    ), arrived as (
+        -- A lane's first event may have arrived long before those that are looked at here.
+        select r.lane, h.msg_id, f.free, r.first, r.last, r.events,
+            row_number() over (partition by f.free order by r.first) as n
+        from (
+            select e.lane, min(e.msg_id) as first, max(e.msg_id) as last, count(*) as events
+            from (
+                select :lane as lane, m.msg_id from pgmq.:queue m
+                where p_by_arrival and m.msg_id >= p_from order by m.msg_id limit p_visits
+            ) e
+            group by e.lane
+        ) r cross join lateral (
+            select r.lane, m.msg_id, m.vt from pgmq.:queue m
+            where :lane = r.lane order by :lane, m.msg_id limit 1
+        ) h cross join lateral (select :free as free) f
     ), head as (
         -- After a worker's death its events come back one at a time: at most one suspect a take,
         -- and none while the worker has one.
         select w.lane, s.msg_id as suspect,
             row_number() over (partition by s.msg_id is null order by w.lane) as n
-        from walk w left join lateral (
+        from (
+            select w.lane, w.msg_id from walk w where w.free
+            union all
+            select r.lane, r.msg_id from arrived r where r.free and r.n <= p_lanes
+        ) w left join lateral (
             select a.msg_id from pgbus.attempt a
             where a.subscription = :id and a.msg_id = w.msg_id and a.suspected + a.deaths > 0 limit 1
         ) s on true
-        where w.free
     ), got as (
         insert into pgbus.lease as l (subscription, lane, worker, token, quantity, suspect)
         select :id, h.lane, p_worker, p_token,
@@ -169,15 +184,19 @@ begin
         returning l.lane, l.suspect
     )
     select array_agg(g.lane), array_agg(g.suspect),
-        (
+        case when p_by_arrival then (
+            select coalesce(min(r.first) filter (where r.free and r.n > p_lanes) - 1,
+                case when sum(r.events) >= p_visits then max(r.last) end)
+            from arrived r
+        ) else (
             select w.lane from walk w
-            where w.visited >= 5000 or w.found >= p_lanes order by w.visited desc limit 1
-        )
-        into won, suspects, last_lane
+            where w.visited >= p_visits or w.found >= p_lanes order by w.visited desc limit 1
+        ) end
+        into won, suspects, seen
         from got g;
 
     lane := null;
-    msg_id := last_lane;
+    msg_id := seen;
     return next;
     if won is null then
         return;
@@ -429,23 +448,26 @@ declare
     made text;
     statement text;
     lane text;
+    free text;      -- whether a lane can be leased whose first event is `h`
 begin
     select * into strict s from pgbus.subscription where id = p_subscription;
     lane := case when s.ordered
         then $$coalesce(hashtextextended(m.headers ->> 'x-pgmq-group', 0), m.msg_id)$$
         else 'm.msg_id' end;
+    free := 'h.vt <= clock_timestamp() and not exists (select from pgbus.lease l '
+        'where l.subscription = :id and l.lane = h.lane)' || case when s.park then format(
+        ' and not exists (select from pgmq.%I d where %s = h.lane)',
+        'q_' || s.name || '_dlq', pgbus.dead_lane('d')) else '' end;
     for t in select name, body from pgbus.template loop
         made := t.name || '_' || case t.name when 'put' then s.id::text else s.name end;
         statement := replace(t.body, ':function', quote_ident(made));
+        statement := replace(statement, ':free', free);
         statement := replace(statement, ':queue', quote_ident('q_' || s.name));
         statement := replace(statement, ':dead', quote_ident('q_' || s.name || '_dlq'));
         statement := replace(statement, ':lane', lane);
         statement := replace(statement, ':id', s.id::text);
         statement := replace(statement, ':still_parked', case when s.park then format(
             'and not exists (select from pgmq.%I d where %s = x.lane)',
-            'q_' || s.name || '_dlq', pgbus.dead_lane('d')) else '' end);
-        statement := replace(statement, ':parked', case when s.park then format(
-            'and not exists (select from pgmq.%I d where %s = h.lane)',
             'q_' || s.name || '_dlq', pgbus.dead_lane('d')) else '' end);
         execute statement;
         execute format('revoke all on function pgbus.%I from public', made);

@@ -1,6 +1,8 @@
 -- name: take
 select lane, msg_id, available, enqueued_at, body, headers, failures, deaths, suspect
-from {take}(%s::bigint, %s::bigint, %s::bigint, %s, %s, %s::bigint, %s, %s, %s)
+from {take}(
+    %s::bigint, %s::bigint, %s, %s::bigint, %s, %s, %s, %s::bigint, %s, %s, %s
+)
 
 -- name: poll
 select subscription, ready, next_due, asleep from pgbus.poll(%s::integer[], %s)

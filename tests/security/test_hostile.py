@@ -81,7 +81,7 @@ OTHERS: dict[str, str] = {
     "heartbeat": "select pgbus.heartbeat(%(victim)s)",
     "stop_worker": "select pgbus.stop_worker(%(victim)s)",
     "forget": "select pgbus.forget(%(victim)s, array[1])",
-    "take": "select * from pgbus.take_shipping(1, 1, 0, 1, 1, 1, true, false, false)",
+    "take": "select * from pgbus.take_shipping(1, 1, false, 0, 1, 1, 1, 1, true, false, false)",
     "settle": "select pgbus.settle_shipping(1, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', "
     "'{}', '{}', '{}', '{}', false, false)",
     "acknowledge": "begin deferrable; select pgbus.acknowledge_shipping(1, 1, 1, true, 1, false); "
@@ -243,10 +243,10 @@ SERVING = (
     "select * from pgbus.poll(array[1], true)",
     (
         "begin deferrable; select pgbus.acknowledge_billing(1, t.lane, 1, true, t.msg_id, true) "
-        "from pgbus.take_billing(1, 1, -9223372036854775808, 1, 1, 1000, true, true, false) t "
-        "where t.available; commit"
+        "from pgbus.take_billing(1, 1, false, -9223372036854775808, 9, 1, 1, 1000, true, true, false)"
+        " t where t.available; commit"
     ),
-    "select * from pgbus.take_billing(1, 1, -9223372036854775808, 10, 10, 1000, true, true, false)",
+    "select * from pgbus.take_billing(1, 1, true, 0, 99, 10, 10, 1000, true, true, false)",
     (
         "select pgbus.settle_billing(1, array[1], array[1], array[true], array[1], array[1], "
         "'{}', '{}', '{}', '{}', '{}', '{}', '{}', true, false)"

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from pgbus.core.walk import Step
+
 
 @dataclass
 class Event:
@@ -73,10 +75,17 @@ class Model:
         return sorted(one for one, event in self.events.items() if event.lane == lane)
 
     def take(
-        self, worker: int, token: int, *, lanes: int, quantity: int, suspects: bool
+        self,
+        worker: int,
+        token: int,
+        step: Step,
+        *,
+        lanes: int,
+        quantity: int,
+        suspects: bool,
     ) -> list[Portion]:
-        waiting = sorted({one.lane for one in self.events.values()})
-        free = [lane for lane in waiting if self._is_free(lane)][:lanes]
+        waiting = self._arrived(step) if step.by_arrival else self._lanes(step)
+        free = sorted([lane for lane in waiting if self._is_free(lane)][:lanes])
         heads = {lane: self.lane(lane)[0] for lane in free}
         doubtful = [lane for lane in free if self._is_suspect(heads[lane])]
         # Suspects of a death come alone, and one a take.
@@ -88,6 +97,14 @@ class Model:
             handed = [heads[lane]] if suspect is not None else self._ready(lane)[:quantity]
             portions.append(Portion(lane, suspect is not None, handed))
         return portions
+
+    def _lanes(self, step: Step) -> list[int]:
+        return sorted({one.lane for one in self.events.values() if one.lane >= step.start})
+
+    def _arrived(self, step: Step) -> list[int]:
+        """The lanes of what a step looks at, by the arrival of the first that it sees of each."""
+        seen = [one for one in sorted(self.events) if one >= step.start][: step.visits]
+        return list(dict.fromkeys(self.events[one].lane for one in seen))
 
     @property
     def something_is_free(self) -> bool:

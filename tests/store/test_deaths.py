@@ -11,7 +11,7 @@ from pgbus.store import topology, workers
 from pgbus.store.query import run
 from pgbus.store.settle import LaneSettlement
 from tests.store.queue import Connection, Queue
-from tests.store.worker import Worker, ids
+from tests.store.worker import Worker
 
 Another = Callable[[], Connection]
 
@@ -178,31 +178,6 @@ def test_a_death_is_counted_in_every_subscription_of_the_worker(
     victim.die()
     assert set(queue.attempts()) == set(other.attempts()) == {1, 2}
     assert queue.leases() == other.leases() == {}
-
-
-def test_a_delayed_or_leased_head_keeps_back_its_own_key_alone(
-    another: Another, queue: Queue
-) -> None:
-    queue.send("held", "free")
-    holder, worker = Worker(another(), queue), Worker(another(), queue)
-    lanes = {chunk.lane: chunk for chunk in holder.take().chunks}
-    holder.finish(lanes[queue.lane("free")])
-    queue.send("delayed", delay=3600)
-    queue.send("delayed", "held", "free", "other")
-    assert ids(worker.take()) == [[6], [7]]
-
-
-def test_the_walk_goes_on_behind_a_long_run_of_leased_lanes(another: Another, queue: Queue) -> None:
-    queue.fill(6_000, keys=6_000)
-    holder, worker = Worker(another(), queue), Worker(another(), queue)
-    held = holder.take(holder.wish(lanes=5_500, quantity=1))
-    assert len(held.chunks) == 5_000
-    first = worker.take(worker.wish(lanes=10))
-    assert first.chunks == []
-    assert first.resume is not None
-    second = worker.take(worker.wish(start=first.resume, lanes=2_000))
-    assert len(second.chunks) == 1_000
-    assert second.resume is None
 
 
 def test_releases_at_a_shutdown_are_counted_apart(another: Another, queue: Queue) -> None:

@@ -5,7 +5,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -20,6 +20,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from pgbus.core.walk import Step
 from pgbus.store import letters, workers
 from pgbus.store.leases import Take
 from pgbus.store.query import run
@@ -132,10 +133,25 @@ class Protocol(RuleBasedStateMachine):
         lanes=st.integers(1, 4),
         quantity=st.integers(1, 3),
         suspects=st.booleans(),
+        start=st.none() | PICK,
+        visits=st.integers(1, 8),
     )
-    def take(self, number: int, lanes: int, quantity: int, suspects: bool) -> None:
+    def take(
+        self,
+        number: int,
+        lanes: int,
+        quantity: int,
+        suspects: bool,
+        start: int | None,
+        visits: int,
+    ) -> None:
+        """Take by lanes, or by arrival from some event on."""
         worker = self.workers[number]
         wish = worker.wish(lanes=lanes, quantity=quantity, suspects=suspects)
+        if start is not None:
+            ids = sorted(self.model.events)
+            step = Step(by_arrival=True, start=ids[start % len(ids)], visits=visits)
+            wish = replace(wish, step=step)
         before = {msg_id: trouble.counts for msg_id, trouble in self.model.troubles.items()}
         expected = self.expect(worker, wish)
         taken = worker.take(wish)
@@ -169,6 +185,7 @@ class Protocol(RuleBasedStateMachine):
         portions = self.model.take(
             worker.id,
             wish.token,
+            wish.step,
             lanes=wish.lanes,
             quantity=wish.quantity,
             suspects=wish.suspects,

@@ -6,9 +6,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from pgbus.model.delivery import Chunk
+from pgbus.model.delivery import FIRST_LANE, Chunk
 from pgbus.store import leases, workers
 from pgbus.store.handling import acknowledgement
+from pgbus.store.leases import Take
 from pgbus.store.query import run
 from tests.servers import Server
 from tests.store.meter import buffers, metered
@@ -67,15 +68,25 @@ def any_queue(
 
 
 @pytest.mark.parametrize("lanes", [10, 300])
-def test_taking_and_settling_use_their_indexes_alone(any_queue: Queue, lanes: int) -> None:
+@pytest.mark.parametrize("by_arrival", [False, True])
+def test_taking_and_settling_use_their_indexes_alone(
+    any_queue: Queue, by_arrival: bool, lanes: int
+) -> None:
     worker = Worker(any_queue.connection, any_queue)
+    start = FIRST_LANE
     for _ in range(7):  # beyond the fifth execution a plan may become generic
-        wish = worker.wish(lanes=lanes, quantity=2)
+        wish = worker.wish(
+            by_arrival=by_arrival, start=start, visits=2 * lanes, lanes=lanes, quantity=2
+        )
         with metered(worker.connection) as reading:
             taken = run(worker.connection, leases.take(wish))
         assert reading.scanned == {}
-        assert set(reading.used) <= {LANE, "lease_pkey", "attempt_pkey"}
+        arrival = {PRIMARY} if by_arrival else set()
+        assert set(reading.used) <= {LANE, "lease_pkey", "attempt_pkey"} | arrival
         assert reading.used[LANE] <= 5 * lanes + 50
+        assert reading.used.get(PRIMARY, 0) <= 3 * lanes
+        if by_arrival and taken.resume is not None:
+            start = taken.resume
         if len(taken.chunks) < 3:
             break
         with metered(worker.connection) as reading:
@@ -102,8 +113,8 @@ def test_other_kinds_of_subscriptions_use_their_indexes_alone(
         "from generate_series(1, 5000) n"
     )
     worker = Worker(connection, queue)
-    for _ in range(7):
-        wish = worker.wish(lanes=30, quantity=2)
+    for number in range(14):
+        wish = worker.wish(by_arrival=number % 2 == 0, visits=60, lanes=30, quantity=2)
         with metered(connection) as reading:
             taken = run(connection, leases.take(wish))
         assert len(taken.chunks) == 30
@@ -153,12 +164,16 @@ def test_burying_uses_its_indexes_alone(any_queue: Queue) -> None:
     assert reading.used[LANE] <= 400 * 3
 
 
-def cost(queue: Queue) -> tuple[int, int, int]:
+def cost(queue: Queue, *, by_arrival: bool = False) -> tuple[int, int, int]:
     """What a take of 10 keys with 10 events each reads, its settlement reads, and it touches."""
     worker = Worker(queue.connection, queue)
+
+    def ten() -> Take:
+        return worker.wish(by_arrival=by_arrival, visits=10, lanes=10)
+
     # Once before: the first call also reads the catalog.
-    worker.finish(*worker.take(worker.wish(lanes=10)).chunks)
-    wish = worker.wish(lanes=10)
+    worker.finish(*worker.take(ten()).chunks)
+    wish = ten()
     with metered(queue.connection) as taking:
         taken = run(queue.connection, leases.take(wish))
     assert [len(chunk.messages) for chunk in taken.chunks] == [10] * 10
@@ -167,11 +182,13 @@ def cost(queue: Queue) -> tuple[int, int, int]:
     return (
         taking.total,
         settling.total,
-        buffers(queue.connection, leases.take(worker.wish(lanes=10))),
+        buffers(queue.connection, leases.take(ten())),
     )
 
 
-@pytest.mark.parametrize("backlog", ["many keys", "one key in flight in front"])
+@pytest.mark.parametrize(
+    "backlog", ["many keys", "many keys, by arrival", "one key in flight in front"]
+)
 def test_a_lease_costs_as_much_in_a_long_backlog_as_in_a_short_one(
     backlog: str,
     queue: Queue,
@@ -181,12 +198,13 @@ def test_a_lease_costs_as_much_in_a_long_backlog_as_in_a_short_one(
 ) -> None:
     queue.fill(1_000, keys=50)
     crowded = Queue(connect(new_database(long_backlog)))
-    if backlog != "many keys":
+    if backlog == "one key in flight in front":
         make_hot(crowded, "k1", 100_000)
         holder = Worker(crowded.connection, crowded)
         holder.take(holder.wish(start=crowded.lane("k1"), lanes=1))
         make_hot(queue, "k1", 1)
-    short, long = cost(queue), cost(crowded)
+    by_arrival = backlog.endswith("by arrival")
+    short, long = cost(queue, by_arrival=by_arrival), cost(crowded, by_arrival=by_arrival)
     assert long[0] <= short[0] + 10
     assert long[1] <= short[1] + 10
     assert long[2] <= 2 * short[2]  # the indexes are a level or two deeper

@@ -46,8 +46,9 @@ def try_again(chunk: Chunk, delay: float = 60.0) -> LaneSettlement:
 
 
 @pytest.mark.parametrize("end", ["done", "again", "parked", "death"])
+@pytest.mark.parametrize("by_arrival", [False, True])
 def test_what_happens_to_a_lane_between_the_walk_and_the_read_of_a_take_counts(
-    end: str, another: Another, connection: Connection, aside: ThreadPoolExecutor
+    by_arrival: bool, end: str, another: Another, connection: Connection, aside: ThreadPoolExecutor
 ) -> None:
     queue = Queue(connection, park=True)
     front, back = sorted(["a", "b"], key=queue.lane)
@@ -57,7 +58,7 @@ def test_what_happens_to_a_lane_between_the_walk_and_the_read_of_a_take_counts(
     with blocker.connection.transaction():
         # The walk of `slow` sees both lanes free; it then waits for the lease of the first.
         blocker.take(blocker.wish(lanes=1))
-        taking = aside.submit(slow.take)
+        taking = aside.submit(slow.take, slow.wish(by_arrival=by_arrival))
         wait_until_blocked(connection, slow.connection)
         [chunk] = quick.take(quick.wish(start=queue.lane(back))).chunks
         assert [message.msg_id for message in chunk.messages] == [2, 3]
@@ -274,10 +275,12 @@ def test_takers_from_everywhere_at_once_win_disjoint_lanes(
 
     def take_all(number: int, worker: Worker) -> list[int]:
         won: list[int] = []
-        start = FIRST_LANE + number * (2**64 // len(takers))
+        by_arrival = number % 2 == 1
+        start = 100 * number if by_arrival else FIRST_LANE + number * (2**64 // len(takers))
         for _ in range(50):
             together.wait()
-            taken = worker.take(worker.wish(start=start, lanes=3 + 7 * number))
+            lanes = 3 + 7 * number
+            taken = worker.take(worker.wish(by_arrival=by_arrival, start=start, lanes=lanes))
             won += [chunk.lane for chunk in taken.chunks]
             start = FIRST_LANE if taken.resume is None else taken.resume
         return won

@@ -2,6 +2,7 @@
 
 import secrets
 
+from pgbus.core.walk import MOST_VISITS, Step
 from pgbus.errors import LeaseLost
 from pgbus.model.delivery import FIRST_LANE, Chunk
 from pgbus.store import leases, workers
@@ -27,6 +28,8 @@ class Worker:
         self,
         *,
         start: int = FIRST_LANE,
+        by_arrival: bool = False,
+        visits: int = MOST_VISITS,
         lanes: int = 100,
         quantity: int = 10,
         size: int = 2**20,
@@ -39,7 +42,7 @@ class Worker:
             name=self.queue.name,
             worker=self.id,
             token=self.token,
-            start=start,
+            step=Step(by_arrival, start, visits),
             lanes=lanes,
             quantity=quantity,
             size=size,

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from pgbus import Bus, Context
-from pgbus.threads import fetcher
+from pgbus.core import walk
 from tests.waiting import eventually
 
 FIRST, LAST = 2_000, 12_000
@@ -82,7 +82,7 @@ HIGHEST = """
 def test_many_delayed_keys_do_not_hide_the_one_behind_them(
     bus: Bus, bus_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetcher, "STROLL", 1 << 60)  # which would find it by chance
+    monkeypatch.setattr(walk, "STROLL", 1 << 60)  # which would find it by chance
     handled = threading.Event()
 
     @bus.subscribe("steps", name="billing")

@@ -96,11 +96,9 @@ _RELEASE = """    delete from pgbus.lease l
         and x.release;
     return owned;
 """
-_STASH = """(select w.lane from walk w
-            where w.visited >= 5000 or w.found >= p_lanes order by w.visited desc limit 1
-        ),
+_STASH = """,
         (select array_agg(m) from pgmq.:queue m where :lane in (select g.lane from got g))
-        into won, suspects, last_lane, stash
+        into won, suspects, seen, stash
 """
 _THEFT = """    delete from pgbus.lease l using pgbus.worker w
     where l.subscription = :id and w.id = l.worker and w.id <> p_worker and w.dead_at is null
@@ -129,7 +127,7 @@ MUTANTS: dict[str, Mutant] = {
                 "take",
                 (
                     (r"(?<=use_column\ndeclare\n)", "    stash pgmq.:queue[];\n"),
-                    (r"\(\s*select w\.lane from walk w.*?last_lane\n", _STASH),
+                    (r"\n        into won, suspects, seen\n", _STASH),
                     (r"(?<=m\.headers from )pgmq\.:queue m", "unnest(stash) m"),
                 ),
             ),
@@ -196,7 +194,10 @@ MUTANTS: dict[str, Mutant] = {
             (
                 "generate",
                 (
-                    (r"':parked', case when s\.park", "':parked', case when false"),
+                    (
+                        r"l\.lane = h\.lane\)' \|\| case when s\.park",
+                        "l.lane = h.lane)' || case when false",
+                    ),
                     (r"':still_parked', case when s\.park", "':still_parked', case when false"),
                 ),
             ),

@@ -44,11 +44,9 @@ def _handed_over(put: Put, change: Callable[[Fetcher, Take, Taken], Taken]) -> N
         session: Session,
         order: Take,
         taken: Taken,
-        *,
-        stroll: bool,
     ) -> bool:
         changed = change(self, order, taken)
-        return original(self, subscription, session, order, changed, stroll=stroll)
+        return original(self, subscription, session, order, changed)
 
     put(Fetcher, "_hand_over", hand_over)
 

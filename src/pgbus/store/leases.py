@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from pgbus.core.walk import Step
 from pgbus.model.delivery import LAST_LANE, Chunk, Message
 from pgbus.store.arrays import numbers
 from pgbus.store.query import Operation, Query, ask
@@ -23,8 +24,8 @@ class Take:
     worker: int
     token: int
     """New for every take of a worker, so that one whose reply was lost can be given back."""
-    start: int
-    """The lane to begin the walk at."""
+    step: Step
+    """Where to look for free lanes."""
     lanes: int
     quantity: int
     """How many events of a lane at most."""
@@ -46,7 +47,7 @@ class Taken:
     empty: list[int]
     """Lanes that turned out to have nothing: they are ours, and must be given back."""
     resume: int | None
-    """Where the next walk begins, or ``None`` where this one came to the end."""
+    """Where the next step of the walk begins; ``None`` where this one came to the end."""
 
 
 class Polled(NamedTuple):
@@ -83,7 +84,9 @@ def take(wish: Take) -> Operation[Taken]:
         (
             wish.worker,
             wish.token,
-            wish.start,
+            wish.step.by_arrival,
+            wish.step.start,
+            wish.step.visits,
             wish.lanes,
             wish.quantity,
             wish.size,

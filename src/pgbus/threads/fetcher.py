@@ -8,7 +8,6 @@ takes a *nap* of a few milliseconds, which nobody hears of.
 """
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ import psycopg
 
 from pgbus.core.demand import MOST_BYTES, Wish
 from pgbus.errors import PgbusError
-from pgbus.model.delivery import FIRST_LANE, LAST_LANE, Chunk
+from pgbus.model.delivery import Chunk
 from pgbus.store.leases import Polled, Take, Taken, poll, take
 from pgbus.store.settle import LaneSettlement
 from pgbus.threads.link import Backoff, Link, Outage, join
@@ -41,9 +40,6 @@ MOST_PATIENCE = 8.0
 """How often as long as other statements a take may wait for its reply, after some that were cut."""
 STREAK = 3
 """After so many takes in a row that won something, the bus is busy and sleeps no longer."""
-STROLL = 8
-"""Every so many takes begin at a random lane: a stream of new events in front of the cursor must
-not keep it from ever reaching the others."""
 
 GiveBack = Callable[[Subscription, Hold, LaneSettlement], None]
 
@@ -76,7 +72,6 @@ class Fetcher:
         self._polled_at = 0.0
         self._next_poll = 0.0
         self._patience = 0.0
-        self._takes = 0
         self._thread = threading.Thread(target=self._run, name="pgbus-fetcher", daemon=True)
 
     def start(self) -> None:
@@ -182,18 +177,13 @@ class Fetcher:
 
     def _take(self, subscription: Subscription, wish: Wish) -> bool:
         session = self._session()
-        self._takes += 1
-        start = subscription.cursor
-        stroll = self._takes % STROLL == 0 and start != FIRST_LANE
-        if stroll:
-            start = random.randint(FIRST_LANE, LAST_LANE)  # noqa: S311 - fairness, no secret
         subscription.ready = False
         order = Take(
             subscription=subscription.number,
             name=subscription.name,
             worker=session.id,
             token=session.next_token(),
-            start=start,
+            step=subscription.walk.next(wish.lanes),
             lanes=wish.lanes,
             quantity=wish.quantity,
             size=MOST_BYTES,
@@ -218,18 +208,10 @@ class Fetcher:
         subscription.patience = 1.0
         if order.awake:
             subscription.asleep = False
-        if not stroll:
-            subscription.cursor = FIRST_LANE if taken.resume is None else taken.resume
-        return self._hand_over(subscription, session, order, taken, stroll=stroll)
+        return self._hand_over(subscription, session, order, taken)
 
     def _hand_over(
-        self,
-        subscription: Subscription,
-        session: Session,
-        order: Take,
-        taken: Taken,
-        *,
-        stroll: bool,
+        self, subscription: Subscription, session: Session, order: Take, taken: Taken
     ) -> bool:
         now = time.monotonic()
         bodies = [message.body for chunk in taken.chunks for message in chunk.messages]
@@ -246,16 +228,16 @@ class Fetcher:
             self._patience = 0.0
         else:
             subscription.streak = 0
-        # The whole of the lanes was seen, and nothing was left: only then it is idle.
-        whole = order.start == FIRST_LANE and taken.resume is None and not taken.chunks
-        subscription.vain += whole
-        if not whole:
+        found = len(taken.chunks) + len(taken.empty)
+        idle = subscription.walk.learn(order.step, order.lanes, found, taken.resume)
+        subscription.vain += idle
+        if not idle:
             subscription.ready = True
         elif subscription.flow.is_fast(now):
             subscription.nap = now + NAP
         elif not subscription.asleep:
             self._next_poll = min(self._next_poll, now + self._patience)
-        return not whole or stroll
+        return not idle
 
     @staticmethod
     def _is_busy(subscription: Subscription) -> bool:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from pgbus.core.demand import Demand, Flow, Wish
-from pgbus.model.delivery import FIRST_LANE, Chunk
+from pgbus.core.walk import Walk
+from pgbus.model.delivery import Chunk
 from pgbus.threads.definition import Definition
 from pgbus.threads.session import Session
 
@@ -47,7 +48,7 @@ class Hold(msgspec.Struct, eq=False):
 class Subscription:
     """The meeting point of the fetcher, the workers and the settler of one subscription.
 
-    The fetcher alone writes ``cursor``, ``asleep``, ``streak``, ``vain`` and ``patience``;
+    The fetcher alone uses ``walk`` and writes ``asleep``, ``streak``, ``vain`` and ``patience``;
     ``ready`` and ``nap`` are set by anyone and cleared by the fetcher before it looks.
     """
 
@@ -59,7 +60,7 @@ class Subscription:
             definition.concurrency, ordered=definition.ordered, batch=definition.batch
         )
         self.ready = True
-        self.cursor = FIRST_LANE
+        self.walk = Walk()
         self.asleep = False
         self.streak = 0
         self.flow = Flow()

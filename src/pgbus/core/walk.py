@@ -1,0 +1,112 @@
+"""Where a subscription looks for free lanes: lane by lane, or by the arrival of events.
+
+By *lanes*, in the order of their hashes, any number of events of one lane is passed at once. But
+hashes are without order: where a million keys wait, each event's row is on a page of its own, to be
+read, written, and logged as a whole. By *arrival*, from the oldest event on, what was published
+together is handled together, and pages are used up one after the other. But much that belongs to
+few lanes, or to leased ones, is passed event by event.
+
+So the walk goes by lanes until that brings all that was asked for, which means that much waits;
+then by arrival, leaping ever further over what brings little; and by lanes again where the leaps do
+not help, or the end is reached. Whether nothing is free is for the lanes to tell.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+from pgbus.model.delivery import FIRST_LANE, LAST_LANE
+
+FIRST_EVENT: Final = -(2**63)
+LAST_EVENT: Final = 2**63 - 1
+MOST_VISITS: Final = 5_000
+"""Lanes, or events, to look at in one take."""
+LEAST_EVENTS: Final = 64
+MOST_SPREAD: Final = 4
+"""So many events may have to be looked at to find a free lane: more, and arrival brings little."""
+LEAP: Final = 4
+"""How much further each leap goes than the one before."""
+MOST_LEAPS: Final = 4
+"""So many in a row, before lanes have their turn."""
+STROLL: Final = 16
+"""Every so many takes begin at a random lane: a stream of new events in front of the walk must not
+keep it from ever reaching the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where one take is to look."""
+
+    by_arrival: bool
+    start: int
+    """A lane or, by arrival, the id of a message."""
+    visits: int
+    """How many lanes, or events, to look at."""
+    stroll: bool = False
+    """Whether it is beside the way."""
+
+
+class Walk:
+    """One subscription's way through its queue. A single thread uses it."""
+
+    def __init__(self) -> None:
+        self._steps = 0
+        self._by_arrival = False
+        self._lane = FIRST_LANE
+        self._event = FIRST_EVENT
+        self._spread = 1.0
+        self._leaps = 0
+        self._barren = False
+
+    def next(self, lanes: int) -> Step:
+        """Return where to look for so many lanes."""
+        self._steps += 1
+        start = self._event if self._by_arrival else self._lane
+        if self._steps % STROLL == 0 and start not in (FIRST_LANE, FIRST_EVENT):
+            anywhere = random.randint(FIRST_LANE, LAST_LANE)  # noqa: S311 - fairness, no secret
+            return Step(by_arrival=False, start=anywhere, visits=MOST_VISITS, stroll=True)
+        visits = MOST_VISITS
+        if self._by_arrival:
+            visits = max(LEAST_EVENTS, min(MOST_VISITS, int(lanes * self._spread)))
+        return Step(self._by_arrival, start, visits)
+
+    def learn(self, step: Step, wished: int, found: int, resume: int | None) -> bool:
+        """Learn what became of a step.
+
+        Parameters:
+            wished, found: how many lanes were asked for, and leased.
+            resume: where to go on; ``None`` at the end.
+
+        Returns:
+            Whether all lanes have been seen, one after the other, and nothing was free.
+        """
+        if step.stroll:
+            return False
+        if step.by_arrival:
+            self._went_by_arrival(step, wished, found, resume)
+            return False
+        return self._went_by_lanes(step, wished, found, resume)
+
+    def _went_by_lanes(self, step: Step, wished: int, found: int, resume: int | None) -> bool:
+        self._barren = not found and (self._barren or step.start == FIRST_LANE)
+        self._lane = FIRST_LANE if resume is None else resume
+        if found >= wished:
+            self._by_arrival = True
+        else:
+            self._event, self._leaps = FIRST_EVENT, 0
+        return self._barren and resume is None
+
+    def _went_by_arrival(self, step: Step, wished: int, found: int, resume: int | None) -> None:
+        self._barren = False
+        if resume is None:
+            self._by_arrival = False
+            self._event, self._leaps = FIRST_EVENT, 0
+            return
+        if found >= wished or found * MOST_SPREAD >= step.visits:
+            self._event, self._leaps = resume, 0
+            grown = 0.9 if found >= wished else 1.25
+            self._spread = max(1.0, min(MOST_SPREAD, self._spread * grown))
+            return
+        self._leaps += 1
+        self._event = min(LAST_EVENT, resume + step.visits * LEAP**self._leaps)
+        self._by_arrival = self._leaps % MOST_LEAPS != 0

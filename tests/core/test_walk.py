@@ -1,0 +1,156 @@
+"""Where a subscription looks for free lanes."""
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgbus.core import walk
+from pgbus.core.walk import FIRST_EVENT, LEAST_EVENTS, MOST_VISITS, Step, Walk
+from pgbus.model.delivery import FIRST_LANE
+
+
+class Waiting:
+    """Events that wait, as a take finds them: what it wins stays leased."""
+
+    def __init__(self, lanes: Iterable[int], leased: Iterable[int] = ()) -> None:
+        self.events = dict(enumerate(lanes, start=1))
+        self.leased = set(leased)
+        self.visits = 0
+
+    def take(self, step: Step, lanes: int) -> tuple[int, int | None]:
+        """Lease up to so many lanes; return how many, and where to go on."""
+        look = self._by_arrival if step.by_arrival else self._by_lanes
+        won, resume = look(step, lanes)
+        self.leased |= won
+        return len(won), resume
+
+    def _by_lanes(self, step: Step, lanes: int) -> tuple[set[int], int | None]:
+        won: set[int] = set()
+        ahead = sorted({lane for lane in self.events.values() if lane >= step.start})
+        for visited, lane in enumerate(ahead, start=1):
+            self.visits += 1
+            won |= {lane} - self.leased
+            if visited == step.visits or len(won) == lanes:
+                return won, lane + 1
+        return won, None
+
+    def _by_arrival(self, step: Step, lanes: int) -> tuple[set[int], int | None]:
+        won: set[int] = set()
+        ahead = [(one, lane) for one, lane in self.events.items() if one >= step.start]
+        seen = ahead[: step.visits]
+        self.visits += len(seen)
+        for number, lane in seen:
+            if lane not in self.leased | won:
+                if len(won) == lanes:
+                    return won, number
+                won.add(lane)
+        return won, seen[-1][0] + 1 if len(seen) == step.visits else None
+
+    def work(self, way: Walk, lanes: int, *, takes: int = 1) -> list[Step]:
+        """Take so many times, and return the steps."""
+        steps: list[Step] = []
+        for _ in range(takes):
+            steps.append(way.next(lanes))
+            found, resume = self.take(steps[-1], lanes)
+            way.learn(steps[-1], lanes, found, resume)
+        return steps
+
+
+@pytest.fixture(autouse=True)
+def _straight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No strolls, but for the test of them."""
+    monkeypatch.setattr(walk, "STROLL", 1 << 60)
+
+
+@given(
+    lanes=st.lists(st.integers(-30, 30), max_size=300),
+    leased=st.sets(st.integers(-30, 30)),
+    wishes=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+)
+def test_whatever_waits_is_found_before_the_walk_says_that_nothing_is_free(
+    lanes: list[int], leased: set[int], wishes: list[int]
+) -> None:
+    waiting, way = Waiting(lanes, leased), Walk()
+    for number in range(1000):
+        wished = wishes[number % len(wishes)]
+        step = way.next(wished)
+        found, resume = waiting.take(step, wished)
+        if way.learn(step, wished, found, resume):
+            break
+        # What is let go of behind the walk must be found as well.
+        if number < 20 and waiting.leased:
+            waiting.leased.remove(min(waiting.leased))
+    else:
+        pytest.fail("the walk does not end")
+    assert set(lanes) <= waiting.leased
+
+
+def test_little_is_looked_for_by_lanes() -> None:
+    waiting, way = Waiting(range(50)), Walk()
+    assert {step.by_arrival for step in waiting.work(way, 100, takes=5)} == {False}
+
+
+def test_much_is_taken_by_arrival_from_the_oldest_event_on() -> None:
+    waiting, way = Waiting(range(5000, 0, -1)), Walk()
+    first, *others = waiting.work(way, 100, takes=11)
+    assert (first.by_arrival, first.start) == (False, FIRST_LANE)
+    assert {step.by_arrival for step in others} == {True}
+    assert others[0].start == FIRST_EVENT
+    assert [step.start for step in others[1:]] == list(range(101, 1000, 100))
+    assert waiting.visits == 1100
+
+
+def test_few_lanes_with_many_events_are_not_looked_for_by_arrival() -> None:
+    waiting, way = Waiting([7] * 100_000), Walk()
+    steps = waiting.work(way, 60, takes=40)
+    assert [step.by_arrival for step in steps] == [False] * 40
+    assert waiting.visits == 40
+
+
+@pytest.mark.parametrize("leased", [False, True])
+def test_a_long_run_of_one_lane_is_leapt_over(*, leased: bool) -> None:
+    waiting = Waiting([0] * 20_000 + list(range(60_000, 0, -1)), {0} if leased else ())
+    way = Walk()
+    steps = waiting.work(way, 100, takes=30)
+    by_arrival = [step for step in steps if step.by_arrival]
+    assert by_arrival[-1].start > 20_000
+    assert len(by_arrival) >= 25
+    assert len(waiting.leased) > 2_000
+    assert waiting.visits < 4_000
+
+
+def test_where_several_events_of_a_lane_come_together_more_of_them_are_looked_at() -> None:
+    waiting, way = Waiting([n // 3 for n in range(30_000)]), Walk()
+    steps = waiting.work(way, 100, takes=30)
+    assert all(step.by_arrival for step in steps[1:])
+    assert 250 < steps[-1].visits < 400
+    assert len(waiting.leased) > 2_500
+
+
+def test_few_lanes_are_looked_for_among_some_events_and_many_among_so_many_at_most() -> None:
+    waiting, way = Waiting(range(50_000)), Walk()
+    waiting.work(way, 1)
+    assert way.next(1).visits == LEAST_EVENTS
+    assert way.next(10_000).visits == MOST_VISITS
+
+
+def test_a_round_of_several_takes_that_finds_nothing_is_a_whole_one() -> None:
+    lanes = range(2 * MOST_VISITS + 100)
+    waiting, way = Waiting(lanes, lanes), Walk()
+    ends = []
+    for _ in range(6):
+        step = way.next(100)
+        ends.append(way.learn(step, 100, *waiting.take(step, 100)))
+    assert ends == [False, False, True] * 2
+
+
+def test_now_and_then_a_take_begins_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "STROLL", 4)
+    waiting, way = Waiting(range(50_000, 0, -1)), Walk()
+    steps = waiting.work(way, 100, takes=12)
+    assert [step.stroll for step in steps] == ([False] * 3 + [True]) * 3
+    assert not any(step.by_arrival for step in steps if step.stroll)
+    straight = [step.start for step in steps if not step.stroll]
+    assert straight[2:] == [101 + 100 * n for n in range(len(straight) - 2)]
