@@ -242,8 +242,8 @@ SERVING = (
     "select pgbus.heartbeat(1)",
     "select * from pgbus.poll(array[1], true)",
     (
-        "begin deferrable; select pgbus.acknowledge_billing(1, t.lane, 1, true, t.msg_id, true) from "
-        "pgbus.take_billing(1, 1, false, -9223372036854775808, 9, 1, 1, 1000, true, true, false) t "
+        "begin deferrable; select pgbus.acknowledge_billing(1, t.lane, 1, true, t.msg_id, true) "
+        "from pgbus.take_billing(1, 1, false, -9e18::bigint, 9, 1, 1, 1000, true, true, false) t "
         "where t.available; commit"
     ),
     "select * from pgbus.take_billing(1, 1, true, 0, 99, 10, 10, 1000, true, true, false)",
