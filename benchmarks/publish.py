@@ -20,6 +20,9 @@ BATCHES = (10, 100, 1000)
 CALLERS = 8
 SLOW = {"procrastinate": 5}
 """These publish so many times fewer events in a run."""
+SLOW_COMMIT = 2000
+"""Microseconds that a slow disk takes to flush."""
+ON_SLOW_DISK = f", a flush taking {SLOW_COMMIT / 1000:g} ms more"
 FAN_OUT = (1, 3, 10)
 BINDINGS = (1, 100, 10_000)
 RAW_INSERT, RAW_COPY = "raw INSERT and commit", "raw COPY"
@@ -45,7 +48,7 @@ def publish(run: Run) -> Report:
             cases += _plain(contenders[name], many, few)
         series = run.rounds(sorted(cases, key=_place))
     series += _real_data(run, names)
-    for more in (_transactions, _fan_outs, _many_bindings):
+    for more in (_slow_commits, _transactions, _fan_outs, _many_bindings):
         with ExitStack() as stack:
             series += run.rounds(more(run, stack, few))
     durable = [one.title for one in contenders.values() if one.peer.traits.durable]
@@ -139,6 +142,30 @@ def _whole(peer: Peer, kind: str, events: Sequence[Event], size: int) -> float:
     return rate(len(events), lambda: peer.publish_many(events, size))
 
 
+def _slow_commits(run: Run, stack: ExitStack, few: int) -> list[Case]:
+    """Publish one by one as on a disk that is slow to flush: PostgreSQL waits before it does."""
+    dsn, bare = (stack.enter_context(run.server.database()) for _ in range(2))
+    try:
+        run.server.delay_commits(dsn, SLOW_COMMIT)
+        run.server.delay_commits(bare, SLOW_COMMIT)
+    except psycopg.errors.InsufficientPrivilege:
+        run.left_out.append("slow commits: only a superuser may set commit_delay")
+        return []
+    peer = Pgbus(dsn)
+    peer.open()
+    stack.callback(peer.close)
+    peer.clear("order")
+    cases = []
+    for shape, callers, count in ((ONE, 1, few // 5), (EIGHT, CALLERS, few)):
+        events = orders(count, 1000)
+        stored = floors.rows(bare, events)
+        ours = partial(rate, count, partial(peer.publish_each, events, callers))
+        raw = partial(floors.insert, bare, stored, callers)
+        cases.append(Case(shape + ON_SLOW_DISK, "pgbus", ours, ours=True))
+        cases.append(Case(shape + ON_SLOW_DISK, RAW_INSERT, raw))
+    return cases
+
+
 def _transactions(run: Run, stack: ExitStack, few: int) -> list[Case]:
     """Publish one event, beside a row of the caller's, in each of the caller's transactions."""
     dsn = stack.enter_context(run.server.database())
@@ -218,8 +245,14 @@ def _figures(series: Sequence[Series], durable_peers: Sequence[str]) -> list[Fig
     found = [
         _figure(series, "publish_many of 1,000 to raw COPY", big, RAW_COPY, 0.6),
         _figure(series, "publish_many of 1,000 to COPY of ready text", big, RAW_COPY_READY, 0.6),
-        _figure(series, "one by one to raw INSERT and commit", ONE, RAW_INSERT, 0.9),
-        _figure(series, "8 threads one by one to raw INSERT and commit", EIGHT, RAW_INSERT, 0.9),
+        *(
+            _figure(series, what + disk, shape + disk, RAW_INSERT, 0.9)
+            for disk in ("", ON_SLOW_DISK)
+            for what, shape in (
+                ("one by one to raw INSERT and commit", ONE),
+                ("8 threads one by one to raw INSERT and commit", EIGHT),
+            )
+        ),
     ]
     best = fastest(series, big, durable_peers)
     if best is not None:

@@ -105,6 +105,18 @@ class Server:
                 bus.install()
         return self.create(self._template)
 
+    def delay_commits(self, dsn: str, delay: int) -> None:
+        """Have sessions of a database that begin from now on wait so many µs before a flush.
+
+        Raises:
+            psycopg.errors.InsufficientPrivilege: only a superuser may.
+        """
+        name = sql.Identifier(str(conninfo_to_dict(dsn)["dbname"]))
+        with self.connect(dsn) as connection:
+            for setting in (f"commit_delay = {delay}", "commit_siblings = 0"):
+                change = sql.SQL("alter database {} set " + setting)
+                connection.execute(change.format(name))
+
     @contextmanager
     def database(self) -> Iterator[str]:
         """Lend a database with pgbus installed for the length of a block."""

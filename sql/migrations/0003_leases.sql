@@ -163,7 +163,7 @@ begin
         ) h cross join lateral (select :free as free) f
     ), head as (
         -- After a worker's death its events come back one at a time: at most one suspect a take,
-        -- and none while the worker has one.
+        -- and none while the worker has one. (Whether anything went wrong at all is found out once.)
         select w.lane, s.msg_id as suspect,
             row_number() over (partition by s.msg_id is null order by w.lane) as n
         from (
@@ -172,7 +172,9 @@ begin
             select r.lane, r.msg_id from arrived r where r.free and r.n <= p_lanes
         ) w left join lateral (
             select a.msg_id from pgbus.attempt a
-            where a.subscription = :id and a.msg_id = w.msg_id and a.suspected + a.deaths > 0 limit 1
+            where a.subscription = :id and a.msg_id = w.msg_id and a.suspected + a.deaths > 0
+                and (select exists (select from pgbus.attempt z where z.subscription = :id))
+            limit 1
         ) s on true
     ), got as (
         insert into pgbus.lease as l (subscription, lane, worker, token, quantity, suspect)
@@ -237,7 +239,9 @@ begin
                 ) n on true
                 left join lateral (
                     select t.failures, t.deaths, t.suspected from pgbus.attempt t
-                    where t.subscription = :id and t.msg_id = n.msg_id limit 1
+                    where t.subscription = :id and t.msg_id = n.msg_id
+                        and (select exists (select from pgbus.attempt z where z.subscription = :id))
+                    limit 1
                 ) a on true
                 window so_far as (rows unbounded preceding)
             ) f

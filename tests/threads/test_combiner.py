@@ -39,7 +39,7 @@ def waits(combiner: Combiner[int, str], number: int) -> bool:
 
 def combined(store: Store, calls: Sequence[Sequence[int]]) -> list[Sequence[str] | Exception]:
     """Run calls while a first one takes the only seat, and return what each came to."""
-    combiner = Combiner(store, seats=1)
+    combiner = Combiner(store, seats=(1, 1))
     with ThreadPoolExecutor(len(calls) + 1) as pool:
         first = pool.submit(combiner.run, [0])
         assert store.entered.wait(10)
@@ -52,7 +52,7 @@ def combined(store: Store, calls: Sequence[Sequence[int]]) -> list[Sequence[str]
         store.opened.set()
         assert first.result(10) == ["0"]
         errors = [future.exception(10) for future in futures]
-        assert combiner._free == 1
+        assert combiner._busy == 0
         return [
             error if isinstance(error, Exception) else future.result()
             for error, future in zip(errors, futures, strict=True)
@@ -110,7 +110,7 @@ def test_an_interrupted_leader_leaves_nobody_waiting() -> None:
         pass
 
     store.error = Interrupted  # type: ignore[assignment]
-    combiner = Combiner(store, seats=1)
+    combiner = Combiner(store, seats=(1, 1))
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(combiner.run, [0])
         assert store.entered.wait(10)
@@ -124,7 +124,7 @@ def test_an_interrupted_leader_leaves_nobody_waiting() -> None:
         follower = others[1].exception(10)
     assert isinstance(follower, StoreError)
     assert follower.outcome_unknown
-    assert combiner._free == 1
+    assert combiner._busy == 0
 
 
 def test_there_are_as_many_commits_at_once_as_seats() -> None:
@@ -134,11 +134,23 @@ def test_there_are_as_many_commits_at_once_as_seats() -> None:
         together.wait()
         return items
 
-    combiner = Combiner(store, seats=3)
+    combiner = Combiner(store, seats=(3, 3))
     with ThreadPoolExecutor(3) as pool:
         futures = [pool.submit(combiner.run, [n]) for n in range(3)]
         assert [future.result(10) for future in futures] == [[0], [1], [2]]
-    assert combiner._free == 3
+    assert combiner._busy == 0
+
+
+def test_while_python_is_busy_fewer_commits_are_under_way_at_once() -> None:
+    def store(items: Sequence[tuple[float, float]]) -> Sequence[object]:
+        clocks.extend(items)
+        return items
+
+    clocks = [(0.0, 0.0)]
+    combiner = Combiner(store, seats=(1, 2), clocks=lambda: clocks[-1])
+    for now, busy, seats in ((1.0, 0.1, 2), (2.0, 0.9, 1), (2.01, 0.9, 1), (3.0, 1.0, 2)):
+        combiner.run([(now, busy)])
+        assert combiner._seats == seats
 
 
 class Created(Event, topic="orders.created", key="order"):

@@ -5,11 +5,13 @@ free, and the first of them stores them all: batches grow with the load, nothing
 
 There are several seats, because with a single one each publish would wait for the end of another
 before its own begins: two threads would publish no more than one, on a disk that takes 2 ms, and
-half as much where handing over from thread to thread takes longer than the commit. With as many
-seats as threads nothing is shared, and Python goes from thread to thread for every event.
+half as much where handing over from thread to thread takes longer than the commit. While Python has
+time to spare there are more of them, because PostgreSQL flushes what all of them commit at once;
+where it is Python that everything waits for, more would only make it change threads more often.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -19,8 +21,12 @@ from pgbus.errors import PgbusError, StoreError
 T = TypeVar("T")
 R = TypeVar("R")
 
-SEATS = 4
-"""Commits under way at once."""
+SEATS, MOST_SEATS = 4, 8
+"""Commits under way at once, while Python is busy and while it has time to spare."""
+BUSY = 0.6
+"""The processor's seconds a second from which on Python is busy."""
+WINDOW = 0.05
+"""Seconds over which that is looked at."""
 MOST_ITEMS = 500
 """Items in one commit; a call with more of them is not combined with others."""
 
@@ -42,18 +48,33 @@ class _Entry(Generic[T, R]):
         self.error: BaseException | None = None
 
 
+def _clocks() -> tuple[float, float]:
+    return time.monotonic(), time.process_time()
+
+
 class Combiner(Generic[T, R]):
     """See the module.
 
     Parameters:
         store: stores any number of items, all or none, and returns a result for each.
-        seats: how many of its calls may be under way at once.
+        seats: how many of its calls may be under way at once, while Python is busy and else.
+        clocks: return the seconds that have passed, and those that Python was busy.
     """
 
-    def __init__(self, store: Callable[[Sequence[T]], Sequence[R]], *, seats: int = SEATS) -> None:
+    def __init__(
+        self,
+        store: Callable[[Sequence[T]], Sequence[R]],
+        *,
+        seats: tuple[int, int] = (SEATS, MOST_SEATS),
+        clocks: Callable[[], tuple[float, float]] = _clocks,
+    ) -> None:
         self._store = store
+        self._few, self._many = seats
+        self._seats = self._many
+        self._clocks = clocks
+        self._looked = clocks()
         self._lock = threading.Lock()
-        self._free = seats
+        self._busy = 0
         self._waiting: deque[_Entry[T, R]] = deque()
 
     def run(self, items: Sequence[T]) -> Sequence[R]:
@@ -66,8 +87,8 @@ class Combiner(Generic[T, R]):
             return self._store(items)
         entry: _Entry[T, R] = _Entry(items)
         with self._lock:
-            if self._free:
-                self._free -= 1
+            if self._busy < self._seats:
+                self._busy += 1
                 entry.batch.append(entry)
             else:
                 entry.gate.acquire()
@@ -86,8 +107,9 @@ class Combiner(Generic[T, R]):
     def _hand_over(self) -> None:
         """Make the first that waits store what waits, or leave the seat free."""
         with self._lock:
-            if not self._waiting:
-                self._free += 1
+            self._count_seats()
+            if not self._waiting or self._busy > self._seats:
+                self._busy -= 1
                 return
             first = self._waiting[0]
             size = 0
@@ -95,6 +117,13 @@ class Combiner(Generic[T, R]):
                 size += len(self._waiting[0].items)
                 first.batch.append(self._waiting.popleft())
         first.gate.release()
+
+    def _count_seats(self) -> None:
+        (now, busy), (before, busy_before) = self._clocks(), self._looked
+        if now - before > WINDOW:
+            is_busy = busy - busy_before > BUSY * (now - before)
+            self._seats = self._few if is_busy else self._many
+            self._looked = now, busy
 
     def _store_all(self, batch: Sequence[_Entry[T, R]]) -> None:
         """Store a batch and let its other callers go."""
