@@ -10,6 +10,7 @@ import pytest
 
 from pgbus import Bus, Context
 from pgbus.core import walk
+from tests.threads.asleep import sleepers
 from tests.waiting import eventually
 
 FIRST, LAST = 2_000, 12_000
@@ -102,3 +103,5 @@ def test_many_delayed_keys_do_not_hide_the_one_behind_them(
     with bus.running():
         bus.publish("steps", "now", key=row[0])
         assert handled.wait(20)
+        # Nor keep they the fetcher awake, to which they are more than one look.
+        eventually(lambda: sleepers(bus_dsn) == 1)
