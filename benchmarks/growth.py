@@ -10,7 +10,7 @@ from benchmarks.measure import Case, Series
 from benchmarks.report import Figure, Report
 from benchmarks.run import Run, median
 
-TAKES = 30
+TAKES = 100
 MOST = 1.3
 OPERATIONS = ("take", "publish", "handle")
 
@@ -36,7 +36,7 @@ def growth(run: Run) -> Report:
     """Measure what operations cost beside a backlog, and compare with a small one."""
     least, most = min(run.backlogs), max(run.backlogs)
     scale = min(1.0, most / 100_000)
-    step = max(50, min(10_000, run.events // 5))
+    step = max(50, min(10_000, run.events // 2))
     chosen = shapes(scale)
     series = []
     for shape in chosen:
