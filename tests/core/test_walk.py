@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgbus.core import walk
-from pgbus.core.walk import FIRST_EVENT, LEAST_EVENTS, MOST_VISITS, Step, Walk
+from pgbus.core.walk import FIRST_EVENT, LEAST_EVENTS, MOST_VISITS, RETURN, Step, Walk
 from pgbus.model.delivery import FIRST_LANE
 
 
@@ -134,6 +134,15 @@ def test_few_lanes_are_looked_for_among_some_events_and_many_among_so_many_at_mo
     waiting.work(way, 1)
     assert way.next(1).visits == LEAST_EVENTS
     assert way.next(10_000).visits == MOST_VISITS
+
+
+def test_the_walk_returns_to_what_was_not_free_as_it_came_by() -> None:
+    waiting, way = Waiting(range(100_000, 0, -1), {100_000}), Walk()
+    steps = waiting.work(way, 100, takes=RETURN)
+    assert {step.by_arrival for step in steps[1:]} == {True}
+    waiting.leased.remove(100_000)
+    waiting.work(way, 100, takes=2)
+    assert 100_000 in waiting.leased
 
 
 def test_a_round_of_several_takes_that_finds_nothing_is_a_whole_one() -> None:

@@ -28,6 +28,9 @@ LEAP: Final = 4
 """How much further each leap goes than the one before."""
 MOST_LEAPS: Final = 4
 """So many in a row, before lanes have their turn."""
+RETURN: Final = 64
+"""After so many steps by arrival the walk returns to the oldest event: what was not free as it came
+by must not wait until everything behind it is handled."""
 STROLL: Final = 16
 """Every so many takes begin at a random lane: a stream of new events in front of the walk must not
 keep it from ever reaching the others."""
@@ -53,10 +56,11 @@ class Walk:
         self._steps = 0
         self._by_arrival = False
         self._lane = FIRST_LANE
+        self._barren = False
         self._event = FIRST_EVENT
         self._spread = 1.0
         self._leaps = 0
-        self._barren = False
+        self._passed = 0
 
     def next(self, lanes: int) -> Step:
         """Return where to look for so many lanes."""
@@ -93,14 +97,15 @@ class Walk:
         if found >= wished:
             self._by_arrival = True
         else:
-            self._event, self._leaps = FIRST_EVENT, 0
+            self._return()
         return self._barren and resume is None
 
     def _went_by_arrival(self, step: Step, wished: int, found: int, resume: int | None) -> None:
         self._barren = False
-        if resume is None:
-            self._by_arrival = False
-            self._event, self._leaps = FIRST_EVENT, 0
+        self._passed += 1
+        if resume is None or self._passed >= RETURN:
+            self._by_arrival = resume is not None
+            self._return()
             return
         if found >= wished or found * MOST_SPREAD >= step.visits:
             self._event, self._leaps = resume, 0
@@ -110,3 +115,7 @@ class Walk:
         self._leaps += 1
         self._event = min(LAST_EVENT, resume + step.visits * LEAP**self._leaps)
         self._by_arrival = self._leaps % MOST_LEAPS != 0
+
+    def _return(self) -> None:
+        """Begin with the oldest event at the next step by arrival."""
+        self._event, self._leaps, self._passed = FIRST_EVENT, 0, 0
