@@ -1,5 +1,6 @@
 """Group commit: who is stored with whom, and who is told of which fault."""
 
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,10 @@ import pytest
 from pgbus import Bus, Event, PayloadError, StoreError
 from pgbus.threads.combiner import MOST_ITEMS, Combiner
 from tests.waiting import eventually
+
+
+class Interrupted(BaseException):
+    """As of a signal."""
 
 
 class Store:
@@ -105,10 +110,6 @@ def test_where_the_outcome_is_unknown_it_is_for_everyone() -> None:
 
 def test_an_interrupted_leader_leaves_nobody_waiting() -> None:
     store = Store()
-
-    class Interrupted(BaseException):
-        pass
-
     store.error = Interrupted  # type: ignore[assignment]
     combiner = Combiner(store, seats=(1, 1))
     with ThreadPoolExecutor(3) as pool:
@@ -124,6 +125,52 @@ def test_an_interrupted_leader_leaves_nobody_waiting() -> None:
         follower = others[1].exception(10)
     assert isinstance(follower, StoreError)
     assert follower.outcome_unknown
+    assert combiner._busy == 0
+
+
+@pytest.mark.parametrize("handed_over", [False, True])
+def test_who_is_interrupted_as_it_waits_keeps_nobody_else_waiting(*, handed_over: bool) -> None:
+    """In the main thread, the only one that a signal interrupts."""
+    store = Store()
+    combiner = Combiner(store, seats=(1, 1))
+    main = threading.get_ident()
+
+    def interrupt() -> None:
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    class Gate:
+        """That of the main thread's entry, through which the signal comes before it does."""
+
+        release = staticmethod(interrupt)
+
+    def raise_it(number: int, frame: object) -> None:
+        raise Interrupted
+
+    def follow() -> Sequence[str]:
+        eventually(partial(waits, combiner, 1))
+        if handed_over:
+            combiner._waiting[0].gate = Gate()  # type: ignore[assignment]
+        else:
+            interrupt()
+            eventually(partial(waits, combiner, 0))
+        behind = pool.submit(combiner.run, [2])
+        eventually(partial(waits, combiner, 1 + handed_over))
+        store.opened.set()
+        return behind.result(10)
+
+    before = signal.signal(signal.SIGUSR1, raise_it)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            first = pool.submit(combiner.run, [0])
+            assert store.entered.wait(10)
+            following = pool.submit(follow)
+            with pytest.raises(Interrupted):
+                combiner.run([1])
+            assert following.result(10) == ["2"]
+            assert first.result(10) == ["0"]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert store.batches == [[0], [2]]
     assert combiner._busy == 0
 
 

@@ -22,12 +22,14 @@ LAST_EVENT: Final = 2**63 - 1
 MOST_VISITS: Final = 5_000
 """Lanes, or events, to look at in one take."""
 LEAST_EVENTS: Final = 64
+"""Events to look at where few lanes are asked for, or after a leap: it is cheap to find out that
+another is due."""
 MOST_SPREAD: Final = 4
 """So many events may have to be looked at to find a free lane: more, and arrival brings little."""
 LEAP: Final = 4
 """How much further each leap goes than the one before."""
-MOST_LEAPS: Final = 4
-"""So many in a row, before lanes have their turn."""
+MOST_LEAPS: Final = 8
+"""So many in a row, over five million events, before lanes have their turn."""
 RETURN: Final = 64
 """After so many steps by arrival the walk returns to the oldest event: what was not free as it came
 by must not wait until everything behind it is handled."""
@@ -71,7 +73,8 @@ class Walk:
             return Step(by_arrival=False, start=anywhere, visits=MOST_VISITS, stroll=True)
         visits = MOST_VISITS
         if self._by_arrival:
-            visits = max(LEAST_EVENTS, min(MOST_VISITS, int(lanes * self._spread)))
+            wanted = 0 if self._leaps else int(lanes * self._spread)
+            visits = max(LEAST_EVENTS, min(MOST_VISITS, wanted))
         return Step(self._by_arrival, start, visits)
 
     def learn(self, step: Step, wished: int, found: int, resume: int | None) -> bool:
@@ -113,7 +116,7 @@ class Walk:
             self._spread = max(1.0, min(MOST_SPREAD, self._spread * grown))
             return
         self._leaps += 1
-        self._event = min(LAST_EVENT, resume + step.visits * LEAP**self._leaps)
+        self._event = min(LAST_EVENT, resume + LEAST_EVENTS * LEAP**self._leaps)
         self._by_arrival = self._leaps % MOST_LEAPS != 0
 
     def _return(self) -> None:

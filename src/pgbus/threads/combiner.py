@@ -86,15 +86,19 @@ class Combiner(Generic[T, R]):
         if len(items) > MOST_ITEMS:
             return self._store(items)
         entry: _Entry[T, R] = _Entry(items)
-        with self._lock:
-            if self._busy < self._seats:
-                self._busy += 1
-                entry.batch.append(entry)
-            else:
+        try:
+            with self._lock:
+                if self._busy < self._seats:
+                    self._busy += 1
+                    entry.batch.append(entry)
+                else:
+                    entry.gate.acquire()
+                    self._waiting.append(entry)
+            if not entry.batch:
                 entry.gate.acquire()
-                self._waiting.append(entry)
-        if not entry.batch:
-            entry.gate.acquire()
+        except BaseException:
+            self._withdraw(entry)
+            raise
         if entry.batch:
             try:
                 self._store_all(entry.batch)
@@ -103,6 +107,15 @@ class Combiner(Generic[T, R]):
         if entry.error is not None:
             raise entry.error
         return entry.results
+
+    def _withdraw(self, entry: _Entry[T, R]) -> None:
+        """Take back what was interrupted as it waited: whoever is let in next must be there."""
+        with self._lock:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+            self._waiting.extendleft(reversed(entry.batch[1:]))
+        if entry.batch:  # the seat had just become its own
+            self._hand_over()
 
     def _hand_over(self) -> None:
         """Make the first that waits store what waits, or leave the seat free."""
