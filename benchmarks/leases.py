@@ -72,8 +72,7 @@ class Taker:
                 )
             ),
         )
-        found = len(taken.chunks) + len(taken.empty)
-        self._walk.learn(step, lanes, found, taken.resume)
+        self._walk.learn(step, lanes, taken.lanes, taken.resume)
         return taken
 
     def hold(self, events: int) -> None:

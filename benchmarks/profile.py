@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import psycopg
-from psycopg import sql
-from psycopg.conninfo import conninfo_to_dict
 
 from benchmarks import floors
 from benchmarks.measure import Case, Missing
@@ -20,6 +18,7 @@ from benchmarks.peers import PGBUS
 from benchmarks.peers.pgbus import CONCURRENCY, QUEUE
 from benchmarks.report import Report
 from benchmarks.run import Opened, Run
+from benchmarks.server import configure
 from pgbus import Bus, Event
 from pgbus.core.encoding import Encoder
 from pgbus.store.publish import publish
@@ -141,7 +140,7 @@ def _handled(
 
 
 def _spent(dsn: str, count: int, *, transactional: bool) -> Spent:
-    _count_functions(dsn)
+    configure(dsn, track_functions="pl")
     before = _functions(dsn)
     clocks: list[tuple[float, float]] = []
     left = [count]
@@ -173,13 +172,6 @@ def _spent(dsn: str, count: int, *, transactional: bool) -> Spent:
     (start, idle), (end, busy) = clocks
     after = _functions(dsn)
     return Spent(end - start, busy - idle, {name: after[name] - before[name] for name in after})
-
-
-def _count_functions(dsn: str) -> None:
-    """Have PostgreSQL count what functions take, in sessions that begin from now on."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        name = sql.Identifier(str(conninfo_to_dict(dsn)["dbname"]))
-        connection.execute(sql.SQL("alter database {} set track_functions = 'pl'").format(name))
 
 
 def _functions(dsn: str) -> dict[str, float]:

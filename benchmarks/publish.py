@@ -13,6 +13,7 @@ from benchmarks.peers import PGBUS, Peer
 from benchmarks.peers.pgbus import Pgbus, declare
 from benchmarks.report import Figure, Report
 from benchmarks.run import Opened, Run, describe, fastest, median
+from benchmarks.server import configure
 from pgbus import Bus, Event
 
 ONE, EIGHT = "one by one", "one by one, 8 callers"
@@ -142,19 +143,24 @@ def _whole(peer: Peer, kind: str, events: Sequence[Event], size: int) -> float:
     return rate(len(events), lambda: peer.publish_many(events, size))
 
 
-def _slow_commits(run: Run, stack: ExitStack, few: int) -> list[Case]:
-    """Publish one by one as on a disk that is slow to flush: PostgreSQL waits before it does."""
-    dsn, bare = (stack.enter_context(run.server.database()) for _ in range(2))
-    try:
-        run.server.delay_commits(dsn, SLOW_COMMIT)
-        run.server.delay_commits(bare, SLOW_COMMIT)
-    except psycopg.errors.InsufficientPrivilege:
-        run.left_out.append("slow commits: only a superuser may set commit_delay")
-        return []
+def _ready(stack: ExitStack, dsn: str) -> Pgbus:
     peer = Pgbus(dsn)
     peer.open()
     stack.callback(peer.close)
     peer.clear("order")
+    return peer
+
+
+def _slow_commits(run: Run, stack: ExitStack, few: int) -> list[Case]:
+    """Publish one by one as on a disk that is slow to flush: PostgreSQL waits before it does."""
+    dsn, bare = (stack.enter_context(run.server.database()) for _ in range(2))
+    try:
+        for database in (dsn, bare):
+            configure(database, commit_delay=str(SLOW_COMMIT), commit_siblings="0")
+    except psycopg.errors.InsufficientPrivilege:
+        run.left_out.append("slow commits: only a superuser may set commit_delay")
+        return []
+    peer = _ready(stack, dsn)
     cases = []
     for shape, callers, count in ((ONE, 1, few // 5), (EIGHT, CALLERS, few)):
         events = orders(count, 1000)
@@ -169,10 +175,7 @@ def _slow_commits(run: Run, stack: ExitStack, few: int) -> list[Case]:
 def _transactions(run: Run, stack: ExitStack, few: int) -> list[Case]:
     """Publish one event, beside a row of the caller's, in each of the caller's transactions."""
     dsn = stack.enter_context(run.server.database())
-    peer = Pgbus(dsn)
-    peer.open()
-    stack.callback(peer.close)
-    peer.clear("order")
+    peer = _ready(stack, dsn)
     floors.prepare(dsn)
     events, stored = orders(few, 1000), floors.rows(dsn, orders(few, 1000))
     connection = stack.enter_context(psycopg.connect(dsn, autocommit=True))

@@ -105,18 +105,6 @@ class Server:
                 bus.install()
         return self.create(self._template)
 
-    def delay_commits(self, dsn: str, delay: int) -> None:
-        """Have sessions of a database that begin from now on wait so many µs before a flush.
-
-        Raises:
-            psycopg.errors.InsufficientPrivilege: only a superuser may.
-        """
-        name = sql.Identifier(str(conninfo_to_dict(dsn)["dbname"]))
-        with self.connect(dsn) as connection:
-            for setting in (f"commit_delay = {delay}", "commit_siblings = 0"):
-                change = sql.SQL("alter database {} set " + setting)
-                connection.execute(change.format(name))
-
     @contextmanager
     def database(self) -> Iterator[str]:
         """Lend a database with pgbus installed for the length of a block."""
@@ -134,6 +122,22 @@ class Server:
                 row = connection.execute("select current_setting(%s)", [name]).fetchone()
                 found[name] = str(row[0]) if row else "?"
         return found
+
+
+def configure(dsn: str, **settings: str) -> None:
+    """Have sessions of a database that begin from now on use other settings.
+
+    Raises:
+        psycopg.errors.InsufficientPrivilege: only a superuser may change one of them.
+    """
+    name = sql.Identifier(str(conninfo_to_dict(dsn)["dbname"]))
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for setting, value in settings.items():
+            connection.execute(
+                sql.SQL("alter database {} set {} = {}").format(
+                    name, sql.Identifier(setting), sql.Literal(value)
+                )
+            )
 
 
 def _remove(folder: Path) -> None:

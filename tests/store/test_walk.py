@@ -69,7 +69,7 @@ def test_by_arrival_no_more_events_are_looked_at_than_asked_for(queue: Queue) ->
 def test_by_arrival_a_lane_is_taken_from_its_first_event_on_wherever_that_is(
     another: Another, queue: Queue
 ) -> None:
-    queue.send("a", "b", "c", "a", "b", "c", delay=0)
+    queue.send("a", "b", "c", "a", "b", "c")
     queue.connection.execute("update pgmq.q_billing set vt = 'infinity' where msg_id = 2")
     holder = Worker(another(), queue)
     [held] = holder.take(holder.wish(start=queue.lane("c"), lanes=1)).chunks
@@ -87,17 +87,11 @@ def test_by_arrival_what_is_not_free_is_passed_over(
     queue = Queue(connection, park=True)
     queue.send("dead", "dead", "late", "late", "held", "held", "free", "more", "last")
     holder, worker = Worker(another(), queue), Worker(another(), queue)
-    dead, late, held = by_arrival(holder, lanes=3).chunks
-    for chunk in (dead, late, held):
-        first = chunk.messages[0].msg_id
-        settlement = LaneSettlement(chunk.lane, chunk.token, release=True)
-        if first == 1:
-            settlement.dead = [(first, '{"tried": 1}')]
-        elif first == 3:
-            settlement.again = (first, 3600.0, "failure")
-        else:
-            continue
-        holder.settle(settlement)
+    taken = by_arrival(holder, lanes=3)
+    dead, late, _ = sorted(taken.chunks, key=lambda chunk: chunk.messages[0].msg_id)
+    holder.settle(LaneSettlement(dead.lane, dead.token, release=True, dead=[(1, '{"tried": 1}')]))
+    again = (3, 3600.0, "failure")
+    holder.settle(LaneSettlement(late.lane, late.token, release=True, again=again))
     taken = by_arrival(worker, lanes=2)
     assert ids(taken) == [[7], [8]]
     assert taken.resume == 9

@@ -46,7 +46,7 @@ def test_any_number_of_broken_connections_delays_a_publish_by_no_more_than_one(
     assert time.monotonic() - began < 3.0
 
 
-def test_who_publishes_alone_keeps_to_one_connection(publisher: Bus, bus_dsn: str) -> None:
+def test_who_publishes_alone_keeps_to_one_connection(publisher: Bus) -> None:
     pool = publisher._pool
     with ExitStack() as many:
         for _ in range(MANY):

@@ -49,6 +49,11 @@ class Taken:
     resume: int | None
     """Where the next step of the walk begins; ``None`` where this one came to the end."""
 
+    @property
+    def lanes(self) -> int:
+        """How many lanes were won, with those that turned out to have nothing."""
+        return len(self.chunks) + len(self.empty)
+
 
 class Polled(NamedTuple):
     """What an idle process learns of one subscription (or, without one, of scheduled events)."""

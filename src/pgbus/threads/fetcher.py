@@ -228,8 +228,7 @@ class Fetcher:
             self._patience = 0.0
         else:
             subscription.streak = 0
-        found = len(taken.chunks) + len(taken.empty)
-        idle = subscription.walk.learn(order.step, order.lanes, found, taken.resume)
+        idle = subscription.walk.learn(order.step, order.lanes, taken.lanes, taken.resume)
         subscription.vain += idle
         if not idle:
             subscription.ready = True
