@@ -106,8 +106,8 @@ create or replace function pgbus.:function(
     p_careful boolean   -- some body or header cannot be made text of: null for those
 )
 -- One row a message, in order within its lane; a row without msg_id for a lane that turned out to
--- be empty (the caller gives it back); and a first row without lane whose msg_id is the last lane or
--- msg_id that was looked at, or null where that was the end.
+-- be empty, or that p_bytes did not reach (the caller gives it back); and a first row without lane
+-- whose msg_id is the last lane or msg_id that was looked at, or null where that was the end.
 returns table (
     lane bigint, msg_id bigint, available boolean, enqueued_at timestamptz, body text, headers text,
     failures integer, deaths integer, suspect boolean
@@ -122,6 +122,11 @@ declare
     won bigint[];
     suspects bigint[];
     seen bigint;
+    place bigint;
+    reached bigint := 0;    -- the place of the last lane that has a row
+    message jsonb;
+    header jsonb;
+    bytes bigint := 0;
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'pgbus takes leases in READ COMMITTED only'
@@ -204,52 +209,40 @@ begin
         return;
     end if;
 
-    -- Every lane won has its first row here, if only to say that it is not available: an empty one,
-    -- or one that a limit of bytes cut off. The caller gives it back. The limit holds for what is
-    -- stored, so that no text is made in vain, and for the text, which compression made no shorter.
-    return query
-    select r.lane, r.msg_id, r.available and r.within, r.enqueued_at,
-        case when r.within then r.body end, case when r.within then r.header end,
-        r.failures, r.deaths, r.suspect
-    from (
-        select s.*, s.first or s.fits
-            and sum(coalesce(octet_length(s.body), 0)) over so_far <= p_bytes as within
-        from (
-            select f.*, case when not f.fits then null when p_careful then pgbus.readable(f.message)
-                    else f.message::text end as body,
-                case when not f.fits then null when p_careful then pgbus.readable(f.headers)
-                    else f.headers::text end as header
-            from (
-                select x.lane, n.msg_id,
-                    n.vt <= clock_timestamp()
-                        and (x.suspect is not null or coalesce(a.suspected + a.deaths, 0) = 0)
-                        as available,
-                    n.enqueued_at, n.message, n.headers, a.failures, a.deaths,
-                    x.suspect is not null as suspect,
-                    row_number() over so_far = 1 as first,
-                    lag(x.place) over so_far is distinct from x.place as first_of_lane,
-                    row_number() over so_far = 1
-                        or sum(coalesce(pg_column_size(n.message), 0)) over so_far <= p_bytes as fits
-                from unnest(won, suspects) with ordinality as x(lane, suspect, place)
-                left join lateral (
-                    select m.msg_id, m.vt, m.enqueued_at, m.message, m.headers from pgmq.:queue m
-                    where :lane = x.lane and m.msg_id >= coalesce(x.suspect, 0) :still_parked
-                    order by :lane, m.msg_id
-                    limit case when x.suspect is null then p_quantity else 1 end
-                ) n on true
-                left join lateral (
-                    select t.failures, t.deaths, t.suspected from pgbus.attempt t
-                    where t.subscription = :id and t.msg_id = n.msg_id
-                        and (select exists (select from pgbus.attempt z where z.subscription = :id))
-                    limit 1
-                ) a on true
-                window so_far as (rows unbounded preceding)
-            ) f
-            offset 0    -- makes each text once
-        ) s
-        window so_far as (rows unbounded preceding)
-    ) r
-    where r.within or r.first_of_lane;
+    -- Text is made of one event after the other, and of none once they come to p_bytes: what is stored
+    -- says little of it, because of compression, and of numbers like 1e131071.
+    for place, lane, msg_id, available, enqueued_at, message, header, failures, deaths, suspect in
+        select x.place, x.lane, n.msg_id,
+            n.vt <= clock_timestamp()
+                and (x.suspect is not null or coalesce(a.suspected + a.deaths, 0) = 0),
+            n.enqueued_at, n.message, n.headers, a.failures, a.deaths, x.suspect is not null
+        from unnest(won, suspects) with ordinality as x(lane, suspect, place)
+        left join lateral (
+            select m.msg_id, m.vt, m.enqueued_at, m.message, m.headers from pgmq.:queue m
+            where :lane = x.lane and m.msg_id >= coalesce(x.suspect, 0) :still_parked
+            order by :lane, m.msg_id
+            limit case when x.suspect is null then p_quantity else 1 end
+        ) n on true
+        left join lateral (
+            select t.failures, t.deaths, t.suspected from pgbus.attempt t
+            where t.subscription = :id and t.msg_id = n.msg_id
+                and (select exists (select from pgbus.attempt z where z.subscription = :id))
+            limit 1
+        ) a on true
+    loop
+        body := case when p_careful then pgbus.readable(message) else message::text end;
+        bytes := bytes + coalesce(octet_length(body), 0);
+        exit when bytes > p_bytes and reached > 0;
+        headers := case when p_careful then pgbus.readable(header) else header::text end;
+        return next;
+        reached := place;
+    end loop;
+    if reached < cardinality(won) then
+        return query
+        select u.lane, null::bigint, null::boolean, null::timestamptz, null, null,
+            null::integer, null::integer, null::boolean
+        from unnest(won[reached + 1:]) as u(lane);
+    end if;
 end
 $function$
 $template$);
