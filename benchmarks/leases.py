@@ -10,7 +10,7 @@ import psycopg
 from benchmarks.peers.pgbus import QUEUE
 from pgbus.core.walk import Walk
 from pgbus.store import workers
-from pgbus.store.leases import Take, Taken, take
+from pgbus.store.leases import Leased, Take, take
 from pgbus.store.query import run
 from pgbus.store.settle import LaneSettlement, settle
 
@@ -51,29 +51,25 @@ class Taker:
         run(self._connection, workers.stop(self._worker))
         self._connection.close()
 
-    def take(self, lanes: int = LANES, quantity: int = QUANTITY) -> Taken:
+    def take(self, lanes: int = LANES, quantity: int = QUANTITY) -> Leased:
         """Take leases where a fetcher would look next, and keep them."""
         self._token += 1
         step = self._walk.next(lanes)
-        taken = run(
-            self._connection,
-            take(
-                Take(
-                    subscription=self._subscription,
-                    name=QUEUE,
-                    worker=self._worker,
-                    token=self._token,
-                    step=step,
-                    lanes=lanes,
-                    quantity=quantity,
-                    size=SIZE,
-                    suspects=True,
-                    awake=False,
-                )
-            ),
+        wish = Take(
+            subscription=self._subscription,
+            name=QUEUE,
+            worker=self._worker,
+            token=self._token,
+            step=step,
+            lanes=lanes,
+            quantity=quantity,
+            size=SIZE,
+            suspects=True,
+            awake=False,
         )
+        taken = take(self._connection, wish)
         self._walk.learn(step, lanes, taken.lanes, taken.resume)
-        return taken
+        return taken.read()
 
     def hold(self, events: int) -> None:
         """Take until so many events are in flight, however often that takes."""
@@ -84,9 +80,9 @@ class Taker:
                 return
         raise RuntimeError(f"only {held} of {events} events could be taken")
 
-    def give_back(self, taken: Taken) -> None:
+    def give_back(self, leased: Leased) -> None:
         """Let go of what a take won."""
-        lanes = [chunk.lane for chunk in taken.chunks] + taken.empty
+        lanes = [chunk.lane for chunk in leased.chunks] + leased.empty
         back = [LaneSettlement(lane, self._token, release=True) for lane in lanes]
         if back:
             run(self._connection, settle(QUEUE, self._worker, back))

@@ -106,8 +106,9 @@ create or replace function pgbus.:function(
     p_careful boolean   -- some body or header cannot be made text of: null for those
 )
 -- One row a message, in order within its lane; a row without msg_id for a lane that turned out to
--- be empty, or that p_bytes did not reach (the caller gives it back); and a first row without lane
--- whose msg_id is the last lane or msg_id that was looked at, or null where that was the end.
+-- be empty, or that p_bytes did not reach (the caller gives it back); and a last row that sums up:
+-- msg_id is the last lane or msg_id that was looked at, or null where that was the end; failures how
+-- many lanes were won, deaths how many events came that are available, suspect whether one is one.
 returns table (
     lane bigint, msg_id bigint, available boolean, enqueued_at timestamptz, body text, headers text,
     failures integer, deaths integer, suspect boolean
@@ -127,6 +128,7 @@ declare
     message jsonb;
     header jsonb;
     bytes bigint := 0;
+    given integer := 0;
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'pgbus takes leases in READ COMMITTED only'
@@ -202,13 +204,6 @@ begin
         into won, suspects, seen
         from got g;
 
-    lane := null;
-    msg_id := seen;
-    return next;
-    if won is null then
-        return;
-    end if;
-
     -- Text is made of one event after the other, and of none once they come to p_bytes: what is stored
     -- says little of it, because of compression, and of numbers like 1e131071.
     for place, lane, msg_id, available, enqueued_at, message, header, failures, deaths, suspect in
@@ -236,6 +231,7 @@ begin
         headers := case when p_careful then pgbus.readable(header) else header::text end;
         return next;
         reached := place;
+        given := given + (available is true)::integer;
     end loop;
     if reached < cardinality(won) then
         return query
@@ -243,6 +239,11 @@ begin
             null::integer, null::integer, null::boolean
         from unnest(won[reached + 1:]) as u(lane);
     end if;
+
+    return query
+    select null::bigint, seen, null::boolean, null::timestamptz, null, null,
+        coalesce(cardinality(won), 0), given,
+        coalesce(cardinality(array_remove(suspects, null)), 0) > 0;
 end
 $function$
 $template$);

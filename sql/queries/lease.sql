@@ -1,7 +1,7 @@
 -- name: take
 select lane, msg_id, available, enqueued_at, body, headers, failures, deaths, suspect
 from {take}(
-    %s::bigint, %s::bigint, %s, %s::bigint, %s, %s, %s, %s::bigint, %s, %s, %s
+    $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11
 )
 
 -- name: poll

@@ -1,11 +1,10 @@
 """What a statement read, counted by PostgreSQL itself within one transaction."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
-from pgbus.store.query import Operation
+from pgbus.store.query import fetch
 from tests.store.queue import Connection
 
 _COUNTERS = """
@@ -49,13 +48,9 @@ def _read(connection: Connection) -> dict[str, tuple[bool, int, int]]:
     return {name: (index, scans, tuples) for name, index, scans, tuples in rows}
 
 
-def buffers(connection: Connection, operation: Operation[Any]) -> int:
-    """Execute the one query of an operation; return how many pages it touched."""
-    query = next(operation)
-    operation.close()
-    explained = connection.execute(
-        b"explain (analyze, buffers, format json) " + query.text, query.parameters
-    ).fetchone()
-    assert explained is not None
-    plan = explained[0][0]["Plan"]
+def buffers(connection: Connection, text: bytes, parameters: Sequence[int]) -> int:
+    """Execute a statement; return how many pages it touched."""
+    explain = b"explain (analyze, buffers, format json) "
+    [(explained,)] = fetch(connection, explain + text, parameters).load(0, 1)
+    plan = explained[0]["Plan"]
     return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])

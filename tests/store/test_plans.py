@@ -79,7 +79,7 @@ def test_taking_and_settling_use_their_indexes_alone(
             by_arrival=by_arrival, start=start, visits=2 * lanes, lanes=lanes, quantity=2
         )
         with metered(worker.connection) as reading:
-            taken = run(worker.connection, leases.take(wish))
+            taken = leases.take(worker.connection, wish)
         assert reading.scanned == {}
         arrival = {PRIMARY} if by_arrival else set()
         assert set(reading.used) <= {LANE, "lease_pkey", "attempt_pkey"} | arrival
@@ -87,10 +87,11 @@ def test_taking_and_settling_use_their_indexes_alone(
         assert reading.used.get(PRIMARY, 0) <= 3 * lanes
         if by_arrival and taken.resume is not None:
             start = taken.resume
-        if len(taken.chunks) < 3:
+        chunks, _ = taken.read()
+        if len(chunks) < 3:
             break
         with metered(worker.connection) as reading:
-            settle_mixed(worker, taken.chunks)
+            settle_mixed(worker, chunks)
         assert reading.scanned == {}
         assert set(reading.used) == {PRIMARY, "lease_pkey", "attempt_pkey"}
 
@@ -116,13 +117,13 @@ def test_other_kinds_of_subscriptions_use_their_indexes_alone(
     for number in range(14):
         wish = worker.wish(by_arrival=number % 2 == 0, visits=60, lanes=30, quantity=2)
         with metered(connection) as reading:
-            taken = run(connection, leases.take(wish))
-        assert len(taken.chunks) == 30
+            chunks, _ = leases.take(connection, wish).read()
+        assert len(chunks) == 30
         assert reading.scanned == {}
         assert reading.total <= 500
         assert LANE in reading.used if kind == "parking" else LANE not in reading.used
         with metered(connection) as reading:
-            settle_mixed(worker, taken.chunks)
+            settle_mixed(worker, chunks)
         assert reading.scanned == {}
         assert reading.total <= 500
 
@@ -175,14 +176,14 @@ def cost(queue: Queue, *, by_arrival: bool = False) -> tuple[int, int, int]:
     worker.finish(*worker.take(ten()).chunks)
     wish = ten()
     with metered(queue.connection) as taking:
-        taken = run(queue.connection, leases.take(wish))
-    assert [len(chunk.messages) for chunk in taken.chunks] == [10] * 10
+        chunks, _ = leases.take(queue.connection, wish).read()
+    assert [len(chunk.messages) for chunk in chunks] == [10] * 10
     with metered(queue.connection) as settling:
-        worker.finish(*taken.chunks)
+        worker.finish(*chunks)
     return (
         taking.total,
         settling.total,
-        buffers(queue.connection, leases.take(ten())),
+        buffers(queue.connection, *leases.taking(ten())),
     )
 
 

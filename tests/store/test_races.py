@@ -10,11 +10,10 @@ import pytest
 
 from pgbus.model.delivery import FIRST_LANE, LAST_LANE, Chunk
 from pgbus.store import letters, workers
-from pgbus.store.leases import Taken
 from pgbus.store.query import run
 from pgbus.store.settle import LaneSettlement
 from tests.store.queue import Connection, Queue, wait_until_blocked
-from tests.store.worker import Worker, done, ids
+from tests.store.worker import Took, Worker, done, ids
 
 Another = Callable[[], Connection]
 
@@ -307,7 +306,7 @@ def test_two_takers_from_opposite_ends_neither_share_a_lane_nor_wait_for_each_ot
         falling = aside.submit(down.take)
         wait_until_blocked(connection, down.connection)
     [bottom] = climbing.result().chunks
-    assert falling.result() == Taken([], [], None)
+    assert falling.result() == Took([], [], None)
     won = {one.lane: (one, worker) for one, worker in ((bottom, up), (held, blocker), (top, down))}
     assert list(won) == [queue.lane(low), queue.lane(middle), queue.lane(high)]
     assert all(worker.finish(chunk) == {lane} for lane, (chunk, worker) in won.items())

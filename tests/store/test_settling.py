@@ -138,10 +138,11 @@ def test_a_take_whose_reply_was_lost_is_given_back_by_its_token(
     [known] = worker.take(worker.wish(lanes=1)).chunks
     wish = worker.wish()
     unreliable.lose_reply(b"take_billing")
-    with psycopg.connect(unreliable.dsn, autocommit=True) as doomed:
-        operation = leases.take(wish)
-        with pytest.raises(psycopg.OperationalError):
-            run(doomed, operation)
+    with (
+        psycopg.connect(unreliable.dsn, autocommit=True) as doomed,
+        pytest.raises(psycopg.OperationalError),
+    ):
+        leases.take(doomed, wish)
     assert len(queue.leases()) == 3
     successor = Worker(another(), queue)
     assert successor.take().chunks == []

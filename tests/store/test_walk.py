@@ -4,10 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from pgbus.store.leases import Taken
 from pgbus.store.settle import LaneSettlement
 from tests.store.queue import Connection, Queue
-from tests.store.worker import Worker, ids
+from tests.store.worker import Took, Worker, ids
 
 Another = Callable[[], Connection]
 
@@ -37,7 +36,7 @@ def test_the_walk_goes_on_behind_a_long_run_of_leased_lanes(another: Another, qu
     assert second.resume is None
 
 
-def by_arrival(worker: Worker, *, start: int = 0, visits: int = 100, lanes: int = 100) -> Taken:
+def by_arrival(worker: Worker, *, start: int = 0, visits: int = 100, lanes: int = 100) -> Took:
     return worker.take(worker.wish(by_arrival=True, start=start, visits=visits, lanes=lanes))
 
 

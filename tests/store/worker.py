@@ -1,16 +1,25 @@
 """A worker whose every step a test takes by hand."""
 
 import secrets
+from typing import NamedTuple
 
 from pgbus.core.walk import MOST_VISITS, Step
 from pgbus.errors import LeaseLost
 from pgbus.model.delivery import FIRST_LANE, Chunk
 from pgbus.store import leases, workers
 from pgbus.store.handling import acknowledgement, begin_handling, end_handling
-from pgbus.store.leases import Take, Taken
+from pgbus.store.leases import Take
 from pgbus.store.query import run, run_script
 from pgbus.store.settle import LaneSettlement, settle
 from tests.store.queue import Connection, Queue
+
+
+class Took(NamedTuple):
+    """What a take won, read."""
+
+    chunks: list[Chunk]
+    empty: list[int]
+    resume: int | None
 
 
 class Worker:
@@ -51,17 +60,21 @@ class Worker:
             careful=careful,
         )
 
-    def take(self, wish: Take | None = None) -> Taken:
+    def take(self, wish: Take | None = None) -> Took:
         wish = wish or self.wish()
-        taken = run(self.connection, leases.take(wish))
+        taken = leases.take(self.connection, wish)
+        chunks, empty = taken.read()
         # Whatever a take leases it must tell: a lease that nobody knows of stays for ever.
-        told = [chunk.lane for chunk in taken.chunks] + taken.empty
+        told = [chunk.lane for chunk in chunks] + empty
+        assert taken.lanes == len(told)
+        assert taken.events >= sum(len(chunk.messages) for chunk in chunks)
+        assert taken.suspect == any(chunk.suspect for chunk in chunks)
         mine = self.connection.execute(
             "select lane from pgbus.lease where subscription = %s and worker = %s and token = %s",
             (self.queue.number, self.id, wish.token),
         )
         assert sorted(told) == sorted(lane for (lane,) in mine)
-        return taken
+        return Took(chunks, empty, taken.resume)
 
     def settle(self, *lanes: LaneSettlement) -> set[int]:
         return run(self.connection, settle(self.queue.name, self.id, lanes))
@@ -119,6 +132,6 @@ def done(chunk: Chunk, *, release: bool = True) -> LaneSettlement:
     return LaneSettlement(chunk.lane, chunk.token, release, done=ids, troubled=troubled)
 
 
-def ids(taken: Taken) -> list[list[int]]:
+def ids(taken: Took) -> list[list[int]]:
     """The message ids of each chunk, the chunks in order of their first."""
     return sorted([message.msg_id for message in chunk.messages] for chunk in taken.chunks)

@@ -7,7 +7,6 @@ as that of a test's ``monkeypatch`` does, can undo them.
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -35,7 +34,7 @@ DIE_BETWEEN = "TORTURE_DIE_BETWEEN"
 """Set in the environment, the process dies where ``bury in two`` is at its weakest."""
 
 
-def _handed_over(put: Put, change: Callable[[Fetcher, Take, Taken], Taken]) -> None:
+def acknowledge_first(put: Put) -> None:
     original = Fetcher._hand_over
 
     def hand_over(
@@ -45,14 +44,6 @@ def _handed_over(put: Put, change: Callable[[Fetcher, Take, Taken], Taken]) -> N
         order: Take,
         taken: Taken,
     ) -> bool:
-        changed = change(self, order, taken)
-        return original(self, subscription, session, order, changed)
-
-    put(Fetcher, "_hand_over", hand_over)
-
-
-def acknowledge_first(put: Put) -> None:
-    def acknowledge(self: Fetcher, order: Take, taken: Taken) -> Taken:
         lanes = [
             LaneSettlement(
                 chunk.lane,
@@ -60,17 +51,18 @@ def acknowledge_first(put: Put) -> None:
                 release=False,
                 done=[message.msg_id for message in chunk.messages],
             )
-            for chunk in taken.chunks
+            for chunk in taken.read().chunks
         ]
         if lanes:
             self._link.run(lambda: settle(order.name, order.worker, lanes))
-        return taken
+        return original(self, subscription, session, order, taken)
 
-    _handed_over(put, acknowledge)
+    put(Fetcher, "_hand_over", hand_over)
 
 
 def keep_empty(put: Put) -> None:
-    _handed_over(put, lambda _, order, taken: replace(taken, empty=[]))
+    original = Taken.read
+    put(Taken, "read", lambda self: original(self)._replace(empty=[]))
 
 
 def never_doubt(put: Put) -> None:

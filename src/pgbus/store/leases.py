@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import psycopg
+
 from pgbus.core.walk import Step
 from pgbus.model.delivery import LAST_LANE, Chunk, Message
 from pgbus.store.arrays import numbers
-from pgbus.store.query import Operation, Query, ask
+from pgbus.store.query import Operation, Query, Rows, ask, fetch
 from pgbus.store.statements import statement
 
 
@@ -39,20 +41,65 @@ class Take:
     """Whether a body that PostgreSQL cannot make text of comes as ``None``, which is slower."""
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What a take won."""
+class Leased(NamedTuple):
+    """The lanes that a take won."""
 
     chunks: list[Chunk]
     empty: list[int]
-    """Lanes that turned out to have nothing: they are ours, and must be given back."""
-    resume: int | None
-    """Where the next step of the walk begins; ``None`` where this one came to the end."""
+    """Those that turned out to have nothing: they are ours, and must be given back."""
 
-    @property
-    def lanes(self) -> int:
+
+class Taken:
+    """What a take won: the sum of it, and the rows, which may be read later and elsewhere."""
+
+    def __init__(self, wish: Take, rows: Rows) -> None:
+        self._wish = wish
+        self._rows = rows
+        self._last = len(rows) - 1
+        [(_, seen, _, _, _, _, lanes, events, suspect)] = rows.load(self._last, self._last + 1)
+        self.lanes: int = lanes
         """How many lanes were won, with those that turned out to have nothing."""
-        return len(self.chunks) + len(self.empty)
+        self.events: int = events
+        """How many events there are to be handled, at most."""
+        self.suspect: bool = suspect
+        """Whether one of them is the suspect of a worker's death."""
+        self.resume: int | None = None if seen is None or seen >= LAST_LANE else seen + 1
+        """Where the next step of the walk begins; ``None`` where this one came to the end."""
+
+    def read(self) -> Leased:
+        """Return the lanes with their events.
+
+        Raises:
+            psycopg.DataError: Python has no object for a value, for an ``enqueued_at`` in the year
+                10,000, say.
+        """
+        chunks: dict[int, Chunk] = {}
+        closed = set()
+        empty = []
+        rows: list[_Row] = self._rows.load(0, self._last)
+        for lane, msg_id, available, enqueued_at, body, headers, failures, deaths, suspect in rows:
+            if msg_id is None:
+                empty.append(lane)
+                continue
+            if lane in closed:
+                continue
+            if not available:
+                # The key's next event waits for its time, and its successors behind it.
+                closed.add(lane)
+                if lane not in chunks:
+                    empty.append(lane)
+                continue
+            troubled = failures is not None
+            message = Message(
+                msg_id, enqueued_at, body, headers, failures or 0, deaths or 0, troubled
+            )
+            chunk = chunks.get(lane)
+            if chunk is None:
+                wish = self._wish
+                chunks[lane] = Chunk(wish.subscription, lane, wish.token, suspect, [message])
+            else:
+                chunk.messages.append(message)
+        return Leased(list(chunks.values()), empty)
 
 
 class Polled(NamedTuple):
@@ -66,7 +113,7 @@ class Polled(NamedTuple):
 
 
 _Row = tuple[
-    int | None,  # lane
+    int,  # lane
     int | None,  # msg_id
     bool | None,  # available
     datetime,  # enqueued_at
@@ -78,57 +125,32 @@ _Row = tuple[
 ]
 
 
-def _row(*values: Any) -> _Row:
-    return values
+def take(connection: "psycopg.Connection[Any]", wish: Take) -> Taken:
+    """Lease free lanes and read their first events.
+
+    Raises:
+        psycopg.errors.ProgramLimitExceeded: PostgreSQL cannot make text of a body; nothing was
+            leased. A ``careful`` take can.
+        psycopg.Error: the take failed; where the connection broke, it may have won leases.
+    """
+    return Taken(wish, fetch(connection, *taking(wish)))
 
 
-def take(wish: Take) -> Operation[Taken]:
-    """Lease free lanes and read their first events."""
-    query = Query(
-        statement("lease", "take", take=f"take_{wish.name}"),
-        (
-            wish.worker,
-            wish.token,
-            wish.step.by_arrival,
-            wish.step.start,
-            wish.step.visits,
-            wish.lanes,
-            wish.quantity,
-            wish.size,
-            wish.suspects,
-            wish.awake,
-            wish.careful,
-        ),
-        _row,
-        prepare=None,
+def taking(wish: Take) -> tuple[bytes, Sequence[int]]:
+    """Return the statement of a take, and its parameters."""
+    return statement("lease", "take", take=f"take_{wish.name}"), (
+        wish.worker,
+        wish.token,
+        wish.step.by_arrival,
+        wish.step.start,
+        wish.step.visits,
+        wish.lanes,
+        wish.quantity,
+        wish.size,
+        wish.suspects,
+        wish.awake,
+        wish.careful,
     )
-    rows = yield from ask(query)
-    last = rows[0][1]
-    resume = None if last is None or last >= LAST_LANE else last + 1
-    chunks: dict[int, Chunk] = {}
-    closed = set()
-    empty = []
-    for lane, msg_id, available, enqueued_at, body, headers, failures, deaths, suspect in rows[1:]:
-        assert lane is not None
-        if msg_id is None:
-            empty.append(lane)
-            continue
-        if lane in closed:
-            continue
-        if not available:
-            # The key's next event waits for its time, and its successors behind it.
-            closed.add(lane)
-            if lane not in chunks:
-                empty.append(lane)
-            continue
-        troubled = failures is not None
-        message = Message(msg_id, enqueued_at, body, headers, failures or 0, deaths or 0, troubled)
-        chunk = chunks.get(lane)
-        if chunk is None:
-            chunks[lane] = Chunk(wish.subscription, lane, wish.token, suspect, [message])
-        else:
-            chunk.messages.append(message)
-    return Taken(list(chunks.values()), empty, resume)
 
 
 def poll(subscriptions: Sequence[int], *, sleep: bool) -> Operation[list[Polled]]:

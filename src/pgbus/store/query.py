@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import psycopg
+from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus
+from psycopg.pq import ExecStatus, Format
+from psycopg.pq.abc import PGresult
 from psycopg.rows import tuple_row
 
 T = TypeVar("T")
@@ -106,9 +108,54 @@ def run_script(connection: "psycopg.Connection[Any]", script: bytes) -> None:
     Raises:
         psycopg.Error: the first of them that failed; those behind it were not executed.
     """
-    result = connection.pgconn.exec_(script)
-    if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
-        raise error_from_result(result, encoding=connection.info.encoding)
+    _check(connection, connection.pgconn.exec_(script))
+
+
+class Rows:
+    """The rows of a reply, made Python's objects when they are asked for, in whichever thread."""
+
+    def __init__(self, connection: "psycopg.Connection[Any]", result: PGresult) -> None:
+        self._count = result.ntuples
+        self._transformer = Transformer(connection)
+        self._transformer.set_pgresult(result)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def load(self, first: int, end: int) -> list[tuple[Any, ...]]:
+        """Return the rows from ``first`` to the one before ``end``.
+
+        Raises:
+            psycopg.DataError: Python has no object for a value.
+        """
+        return self._transformer.load_rows(first, end, tuple)
+
+
+def fetch(connection: "psycopg.Connection[Any]", text: bytes, parameters: Sequence[int]) -> Rows:
+    """Execute one statement, and wait for all of its reply at once.
+
+    A cursor of psycopg reads a long reply piece by piece, and each time has to wait for the threads
+    that run Python meanwhile, for up to :func:`sys.getswitchinterval`. libpq reads it without them.
+
+    Parameters:
+        text: has PostgreSQL's own placeholders, ``$1`` and so on; it is not prepared.
+
+    Raises:
+        psycopg.Error: the statement failed, or the connection broke.
+    """
+    values = [str(value).encode() for value in parameters]
+    result = connection.pgconn.exec_params(text, values, result_format=Format.BINARY)
+    _check(connection, result)
+    return Rows(connection, result)
+
+
+def _check(connection: "psycopg.Connection[Any]", result: PGresult) -> None:
+    if result.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
+        return
+    error = error_from_result(result, encoding=connection.info.encoding)
+    if error.sqlstate is None:  # libpq's own: the connection broke
+        raise psycopg.OperationalError(str(error))
+    raise error
 
 
 def send(connection: "psycopg.Connection[Any]", operation: Operation[R]) -> Callable[[], R]:

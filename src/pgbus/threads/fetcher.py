@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import psycopg
 
@@ -22,7 +23,7 @@ from pgbus.store.leases import Polled, Take, Taken, poll, take
 from pgbus.store.settle import LaneSettlement
 from pgbus.threads.link import Backoff, Link, Outage, join
 from pgbus.threads.session import Session
-from pgbus.threads.subscription import NAP, Hold, Subscription
+from pgbus.threads.subscription import NAP, Hold, Parcel, Subscription
 
 logger = logging.getLogger(__name__)
 
@@ -193,9 +194,10 @@ class Fetcher:
         self._link.patience = subscription.patience
         try:
             try:
-                taken = self._link.run(lambda: take(order))
+                taken = self._link.do(lambda connection: take(connection, order))
             except psycopg.errors.ProgramLimitExceeded:
-                taken = self._link.run(lambda: take(replace(order, careful=True)))
+                careful = replace(order, careful=True)
+                taken = self._link.do(lambda connection: take(connection, careful))
         except psycopg.Error:
             session.doubt(order.token)
             if self._link.cut:
@@ -214,15 +216,11 @@ class Fetcher:
         self, subscription: Subscription, session: Session, order: Take, taken: Taken
     ) -> bool:
         now = time.monotonic()
-        bodies = [message.body for chunk in taken.chunks for message in chunk.messages]
-        size = sum(len(body) for body in bodies if body is not None)
-        subscription.demand.learn(len(taken.chunks), len(bodies), size)
-        subscription.flow.add(len(bodies), now)
-        for lane in taken.empty:
-            nothing = Hold(_empty(order, lane), session)
-            self._give_back(subscription, nothing, LaneSettlement(lane, order.token, release=True))
-        if taken.chunks:
-            subscription.deliver([Hold(chunk, session) for chunk in taken.chunks])
+        subscription.flow.add(taken.events, now)
+        if taken.lanes:
+            unpack = partial(self._unpack, subscription, session, order, taken)
+            subscription.deliver(Parcel(taken.events, taken.suspect, unpack))
+        if taken.events:
             subscription.streak += 1
             subscription.vain = 0
             self._patience = 0.0
@@ -237,6 +235,24 @@ class Fetcher:
         elif not subscription.asleep:
             self._next_poll = min(self._next_poll, now + self._patience)
         return not idle
+
+    def _unpack(
+        self, subscription: Subscription, session: Session, order: Take, taken: Taken
+    ) -> list[Hold]:
+        """Make chunks of what was taken; a worker calls, while the next take is under way."""
+        try:
+            chunks, empty = taken.read()
+        except psycopg.Error as error:
+            session.doubt(order.token)
+            self._outage.report("the fetcher", error)
+            return []
+        bodies = [message.body for chunk in chunks for message in chunk.messages]
+        size = sum(len(body) for body in bodies if body is not None)
+        subscription.demand.learn(len(chunks), len(bodies), size)
+        for lane in empty:
+            nothing = Hold(_empty(order, lane), session)
+            self._give_back(subscription, nothing, LaneSettlement(lane, order.token, release=True))
+        return [Hold(chunk, session) for chunk in chunks]
 
     @staticmethod
     def _is_busy(subscription: Subscription) -> bool:

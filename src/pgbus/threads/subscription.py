@@ -3,7 +3,8 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import msgspec
 
@@ -45,6 +46,18 @@ class Hold(msgspec.Struct, eq=False):
         return self.abandoned or self.fenced or self.session.lost
 
 
+class Parcel(NamedTuple):
+    """What a take brought, unread: whoever needs it first makes chunks of it.
+
+    So the fetcher asks for the next at once, and the server is not kept waiting for Python.
+    """
+
+    events: int
+    """How many there are at most."""
+    suspect: bool
+    unpack: Callable[[], list[Hold]]
+
+
 class Subscription:
     """The meeting point of the fetcher, the workers and the settler of one subscription.
 
@@ -69,6 +82,7 @@ class Subscription:
         self.patience = 1.0
         self._changed = threading.Condition()
         self._inbox: deque[Hold] = deque()
+        self._parcels: deque[Parcel] = deque()
         self._in_hand = 0
         self._suspects = 0
         self._closed = False
@@ -91,14 +105,13 @@ class Subscription:
         """Whether no suspect of an earlier death is in hand."""
         return self._suspects == 0
 
-    def deliver(self, holds: Sequence[Hold]) -> None:
-        """Hand chunks to the workers."""
+    def deliver(self, parcel: Parcel) -> None:
+        """Hand what a take brought to the workers."""
         with self._changed:
-            for hold in holds:
-                self._inbox.append(hold)
-                self._in_hand += hold.unsettled
-                self._suspects += hold.chunk.suspect
-            self._changed.notify(len(holds))
+            self._parcels.append(parcel)
+            self._in_hand += parcel.events
+            self._suspects += parcel.suspect
+            self._changed.notify()
 
     # The workers' side.
 
@@ -109,10 +122,11 @@ class Subscription:
         handling it.
         """
         with self._changed:
-            while not self._inbox:
-                if self._closed:
-                    return []
-                self._changed.wait()
+            while not (self._inbox or self._closed):
+                if self._parcels:
+                    self._unpack()
+                else:
+                    self._changed.wait()
             if self._closed:
                 return []
             if self.definition.handler.is_batch:
@@ -133,6 +147,14 @@ class Subscription:
                 break
             holds.append(self._inbox.popleft())
         return holds
+
+    def _unpack(self) -> None:
+        parcel = self._parcels.popleft()
+        holds = parcel.unpack()
+        self._inbox.extend(holds)
+        self._in_hand += sum(hold.unsettled for hold in holds) - parcel.events
+        self._suspects += sum(hold.chunk.suspect for hold in holds) - parcel.suspect
+        self._changed.notify(len(holds))
 
     def pause(self, seconds: float) -> None:
         """Wait, unless the subscription stops."""
@@ -161,6 +183,8 @@ class Subscription:
         """Let the workers go after what they handle now; return what was not begun."""
         with self._changed:
             self._closed = True
+            while self._parcels:
+                self._unpack()
             left = list(self._inbox)
             self._inbox.clear()
             self._changed.notify_all()
