@@ -1,6 +1,7 @@
 """Settling: what a worker still owns is done, the rest is as if it had said nothing."""
 
 from collections.abc import Callable, Iterator
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from functools import partial
 
 import psycopg
@@ -198,6 +199,20 @@ def test_a_body_larger_than_the_limit_comes_alone(queue: Queue, worker: Worker) 
     taken = worker.take(worker.wish(size=1))
     assert ids(taken) == [[1]]
     assert taken.empty == []
+
+
+def test_a_moment_beyond_those_of_python_keeps_no_event_back(queue: Queue, worker: Worker) -> None:
+    queue.send("k", "l", "m")
+    for number, moment in ((2, "infinity"), (3, "-infinity")):
+        queue.connection.execute(
+            "update pgmq.q_billing set enqueued_at = %s where msg_id = %s", (moment, number)
+        )
+    chunks = worker.take().chunks
+    moments = {
+        message.msg_id: message.enqueued_at for [message] in (one.messages for one in chunks)
+    }
+    assert abs(datetime.now(UTC) - moments[1]) < timedelta(minutes=5)
+    assert (moments[2].year, moments[3].year) == (MAXYEAR, MINYEAR)
 
 
 def test_a_body_that_cannot_be_made_text_of_is_told_by_its_id(queue: Queue, worker: Worker) -> None:

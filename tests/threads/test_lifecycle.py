@@ -125,6 +125,41 @@ def test_stop_lets_handlers_finish_and_gives_the_rest_back_untouched(bus: Bus) -
     assert handled == [(n, 1) for n in range(5)]
 
 
+def test_stop_gives_back_what_was_taken_and_not_even_read(bus: Bus, bus_dsn: str) -> None:
+    begun, end = threading.Event(), threading.Event()
+    handled: list[int] = []
+
+    @bus.subscribe("orders.*", name="billing", concurrency=1)
+    def on_order(event: Created) -> None:
+        begun.set()
+        assert end.wait(20)
+        handled.append(event.n)
+
+    with psycopg.connect(bus_dsn, autocommit=True) as connection:
+
+        def leases() -> int:
+            row = connection.execute("select count(*) from pgbus.lease").fetchone()
+            assert row is not None
+            return int(row[0])
+
+        bus.start()
+        bus.publish(Created(order="a", n=1))
+        assert begun.wait(20)
+        bus.publish_many([Created(order=key, n=2) for key in "bcd"])
+        eventually(lambda: leases() == 4)
+        stopping = threading.Thread(target=bus.stop)
+        stopping.start()
+        eventually(lambda: leases() == 1)
+        end.set()
+        stopping.join()
+        assert leases() == 0
+        assert connection.execute("select * from pgbus.attempt").fetchall() == []
+    assert handled == [1]
+    with bus.running():
+        assert bus.wait_idle(10)
+    assert handled == [1, 2, 2, 2]
+
+
 def test_a_stop_may_have_all_the_time_in_the_world(bus: Bus) -> None:
     begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 

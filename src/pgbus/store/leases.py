@@ -5,7 +5,6 @@ The protocol itself, with the races it closes, is described in ``sql/migrations/
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, NamedTuple
 
 import psycopg
@@ -67,12 +66,7 @@ class Taken:
         """Where the next step of the walk begins; ``None`` where this one came to the end."""
 
     def read(self) -> Leased:
-        """Return the lanes with their events.
-
-        Raises:
-            psycopg.DataError: Python has no object for a value, for an ``enqueued_at`` in the year
-                10,000, say.
-        """
+        """Return the lanes with their events."""
         chunks: dict[int, Chunk] = {}
         closed = set()
         empty = []
@@ -116,7 +110,7 @@ _Row = tuple[
     int,  # lane
     int | None,  # msg_id
     bool | None,  # available
-    datetime,  # enqueued_at
+    int,  # enqueued_at
     str | None,  # body
     str | None,  # headers
     int | None,  # failures

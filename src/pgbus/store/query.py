@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import psycopg
-from psycopg.adapt import Transformer
+from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus, Format
 from psycopg.pq.abc import PGresult
 from psycopg.rows import tuple_row
+from psycopg.types.numeric import Int8BinaryLoader
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -112,22 +113,25 @@ def run_script(connection: "psycopg.Connection[Any]", script: bytes) -> None:
 
 
 class Rows:
-    """The rows of a reply, made Python's objects when they are asked for, in whichever thread."""
+    """The rows of a reply, made Python's objects when they are asked for, in whichever thread.
 
-    def __init__(self, connection: "psycopg.Connection[Any]", result: PGresult) -> None:
+    Moments are numbers: microseconds since the beginning of 2000, UTC, as PostgreSQL has them. A
+    ``datetime`` costs as much as the rest of a row, and few are looked at.
+    """
+
+    _ADAPTERS = AdaptersMap(psycopg.adapters)
+    _ADAPTERS.register_loader("timestamptz", Int8BinaryLoader)
+
+    def __init__(self, result: PGresult) -> None:
         self._count = result.ntuples
-        self._transformer = Transformer(connection)
+        self._transformer = Transformer(self._ADAPTERS)
         self._transformer.set_pgresult(result)
 
     def __len__(self) -> int:
         return self._count
 
     def load(self, first: int, end: int) -> list[tuple[Any, ...]]:
-        """Return the rows from ``first`` to the one before ``end``.
-
-        Raises:
-            psycopg.DataError: Python has no object for a value.
-        """
+        """Return the rows from ``first`` to the one before ``end``."""
         return self._transformer.load_rows(first, end, tuple)
 
 
@@ -146,7 +150,7 @@ def fetch(connection: "psycopg.Connection[Any]", text: bytes, parameters: Sequen
     values = [str(value).encode() for value in parameters]
     result = connection.pgconn.exec_params(text, values, result_format=Format.BINARY)
     _check(connection, result)
-    return Rows(connection, result)
+    return Rows(result)
 
 
 def _check(connection: "psycopg.Connection[Any]", result: PGresult) -> None:

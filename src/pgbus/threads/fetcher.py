@@ -119,6 +119,8 @@ class Fetcher:
                     self._wake.clear()
                     busy = self._cycle()
                 except (psycopg.Error, PgbusError) as error:
+                    if self._stop.is_set():  # the link was interrupted
+                        return
                     self._outage.report("the fetcher", error)
                     self._forget_sleep()
                     if backoff.wait(self._stop):
@@ -240,12 +242,7 @@ class Fetcher:
         self, subscription: Subscription, session: Session, order: Take, taken: Taken
     ) -> list[Hold]:
         """Make chunks of what was taken; a worker calls, while the next take is under way."""
-        try:
-            chunks, empty = taken.read()
-        except psycopg.Error as error:
-            session.doubt(order.token)
-            self._outage.report("the fetcher", error)
-            return []
+        chunks, empty = taken.read()
         bodies = [message.body for chunk in chunks for message in chunk.messages]
         size = sum(len(body) for body in bodies if body is not None)
         subscription.demand.learn(len(chunks), len(bodies), size)

@@ -16,6 +16,8 @@ from pgbus.threads.session import Session
 
 SHORT = 0.001
 """Seconds a call below which a worker takes several chunks at once."""
+TINY = 0.0001
+"""Seconds of work that a worker takes at once in any case."""
 MOST_CHUNKS = 64
 NAP = 0.005
 """Seconds between two looks while events come fast, or while it is woken in vain."""
@@ -116,11 +118,7 @@ class Subscription:
     # The workers' side.
 
     def receive(self) -> list[Hold]:
-        """Wait for chunks; an empty list means that the subscription stops.
-
-        A fast handler's worker takes several at once, since handing one over costs as much as
-        handling it.
-        """
+        """Wait for chunks; an empty list means that the subscription stops."""
         with self._changed:
             while not (self._inbox or self._closed):
                 if self._parcels:
@@ -131,11 +129,19 @@ class Subscription:
                 return []
             if self.definition.handler.is_batch:
                 return self._next_batch()
-            count = 1
-            if self.demand.seconds < SHORT:
-                share = len(self._inbox) // (2 * self.definition.concurrency)
-                count = max(1, min(MOST_CHUNKS, share))
+            count = min(self._portion(), len(self._inbox))
             return [self._inbox.popleft() for _ in range(count)]
+
+    def _portion(self) -> int:
+        """Return how many chunks a worker is to take at once.
+
+        Handing one over costs as much as the call of a fast handler.
+        """
+        seconds = self.demand.seconds
+        if seconds >= SHORT:
+            return 1
+        share = len(self._inbox) // (2 * self.definition.concurrency)
+        return max(1, min(MOST_CHUNKS, max(share, int(TINY / max(seconds, 1e-6)))))
 
     def _next_batch(self) -> list[Hold]:
         """Return what waits, as long as it is one batch's: nothing is waited for."""
