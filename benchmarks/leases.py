@@ -68,7 +68,7 @@ class Taker:
             awake=False,
         )
         taken = take(self._connection, wish)
-        self._walk.learn(step, lanes, taken.lanes, taken.resume)
+        self._walk.learn(step, lanes, taken.lanes, taken.resume, contested=taken.contested)
         return taken.read()
 
     def hold(self, events: int) -> None:

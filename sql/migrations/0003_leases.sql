@@ -107,8 +107,9 @@ create or replace function pgbus.:function(
 )
 -- One row a message, in order within its lane; a row without msg_id for a lane that turned out to
 -- be empty, or that p_bytes did not reach (the caller gives it back); and a last row that sums up:
--- msg_id is the last lane or msg_id that was looked at, or null where that was the end; failures how
--- many lanes were won, deaths how many events came that are available, suspect whether one is one.
+-- msg_id is the last lane or msg_id that was looked at, or null where that was the end; available
+-- whether another take won most of what seemed to be free; failures how many lanes were won, deaths
+-- how many events came that are available, suspect whether one is one.
 returns table (
     lane bigint, msg_id bigint, available boolean, enqueued_at timestamptz, body text, headers text,
     failures integer, deaths integer, suspect boolean
@@ -123,6 +124,7 @@ declare
     won bigint[];
     suspects bigint[];
     seen bigint;
+    contested boolean;
     place bigint;
     reached bigint := 0;    -- the place of the last lane that has a row
     message jsonb;
@@ -200,8 +202,10 @@ begin
         ) else (
             select w.lane from walk w
             where w.visited >= p_visits or w.found >= p_lanes order by w.visited desc limit 1
-        ) end
-        into won, suspects, seen
+        ) end,
+        2 * count(*) < (
+            select count(*) from head h where h.suspect is null or (p_suspect and h.n = 1))
+        into won, suspects, seen, contested
         from got g;
 
     -- Text is made of one event after the other, and of none once they come to p_bytes: what is stored
@@ -241,7 +245,7 @@ begin
     end if;
 
     return query
-    select null::bigint, seen, null::boolean, null::timestamptz, null, null,
+    select null::bigint, seen, contested, null::timestamptz, null, null,
         coalesce(cardinality(won), 0), given,
         coalesce(cardinality(array_remove(suspects, null)), 0) > 0;
 end

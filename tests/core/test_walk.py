@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgbus.core import walk
-from pgbus.core.walk import FIRST_EVENT, LEAST_EVENTS, MOST_VISITS, RETURN, Step, Walk
+from pgbus.core.walk import (
+    FIRST_EVENT,
+    LEAST_EVENTS,
+    MOST_EVADED,
+    MOST_VISITS,
+    RETURN,
+    Step,
+    Walk,
+)
 from pgbus.model.delivery import FIRST_LANE
 
 
@@ -68,16 +76,18 @@ def _straight(monkeypatch: pytest.MonkeyPatch) -> None:
     lanes=st.lists(st.integers(-30, 30), max_size=300),
     leased=st.sets(st.integers(-30, 30)),
     wishes=st.lists(st.integers(1, 40), min_size=1, max_size=5),
+    contested=st.lists(st.booleans(), min_size=20, max_size=20),
 )
 def test_whatever_waits_is_found_before_the_walk_says_that_nothing_is_free(
-    lanes: list[int], leased: set[int], wishes: list[int]
+    lanes: list[int], leased: set[int], wishes: list[int], contested: list[bool]
 ) -> None:
     waiting, way = Waiting(lanes, leased), Walk()
     for number in range(1000):
         wished = wishes[number % len(wishes)]
         step = way.next(wished)
         found, resume = waiting.take(step, wished)
-        if way.learn(step, wished, found, resume):
+        evades = number < len(contested) and contested[number]
+        if way.learn(step, wished, found, resume, contested=evades):
             break
         # What is let go of behind the walk must be found as well.
         if number < 20 and waiting.leased:
@@ -143,6 +153,29 @@ def test_the_walk_returns_to_what_was_not_free_as_it_came_by() -> None:
     waiting.leased.remove(100_000)
     waiting.work(way, 100, takes=2)
     assert 100_000 in waiting.leased
+
+
+@pytest.mark.parametrize("by_arrival", [False, True])
+def test_a_process_evades_another_that_goes_the_same_way(*, by_arrival: bool) -> None:
+    starts = set()
+    for _ in range(5):
+        way = Walk()
+        if by_arrival:
+            Waiting(range(1000)).work(way, 100)
+        step = way.next(100)
+        assert step.by_arrival == by_arrival
+        assert not way.learn(step, 100, 3, 150, contested=True)
+        after = way.next(100)
+        assert after.by_arrival == by_arrival
+        assert not by_arrival or 150 < after.start <= 150 + MOST_EVADED
+        starts.add(after.start)
+    assert len(starts) > 1
+    # At the end there is nothing to evade.
+    assert not way.learn(after, 100, 0, None, contested=True)
+    while (last := way.next(100)).start != FIRST_LANE:
+        assert not last.by_arrival
+        assert not way.learn(last, 100, 0, None)
+    assert way.learn(last, 100, 0, None, contested=True)
 
 
 def test_a_round_of_several_takes_that_finds_nothing_is_a_whole_one() -> None:

@@ -290,6 +290,29 @@ def test_takers_from_everywhere_at_once_win_disjoint_lanes(
     assert all(FIRST_LANE <= lane <= LAST_LANE for lane in won)
 
 
+@pytest.mark.parametrize("by_arrival", [False, True])
+@pytest.mark.parametrize("won", [2, 3])
+def test_who_loses_most_of_what_it_saw_is_told_so(
+    another: Another,
+    connection: Connection,
+    queue: Queue,
+    aside: ThreadPoolExecutor,
+    won: int,
+    *,
+    by_arrival: bool,
+) -> None:
+    queue.send("a", "b", "c", "d", "e")
+    first, second = Worker(another(), queue), Worker(another(), queue)
+    with first.connection.transaction():
+        taken = first.take(first.wish(by_arrival=by_arrival, lanes=5 - won))
+        assert not taken.contested
+        taking = aside.submit(second.take, second.wish(by_arrival=by_arrival))
+        wait_until_blocked(connection, second.connection)
+    lost = taking.result()
+    assert len(lost.chunks) == won
+    assert lost.contested == (won < 2.5)
+
+
 def test_two_takers_from_opposite_ends_neither_share_a_lane_nor_wait_for_each_other(
     another: Another, connection: Connection, queue: Queue, aside: ThreadPoolExecutor
 ) -> None:
@@ -306,7 +329,7 @@ def test_two_takers_from_opposite_ends_neither_share_a_lane_nor_wait_for_each_ot
         falling = aside.submit(down.take)
         wait_until_blocked(connection, down.connection)
     [bottom] = climbing.result().chunks
-    assert falling.result() == Took([], [], None)
+    assert falling.result() == Took([], [], None, contested=True)
     won = {one.lane: (one, worker) for one, worker in ((bottom, up), (held, blocker), (top, down))}
     assert list(won) == [queue.lane(low), queue.lane(middle), queue.lane(high)]
     assert all(worker.finish(chunk) == {lane} for lane, (chunk, worker) in won.items())

@@ -20,6 +20,7 @@ class Took(NamedTuple):
     chunks: list[Chunk]
     empty: list[int]
     resume: int | None
+    contested: bool
 
 
 class Worker:
@@ -74,7 +75,7 @@ class Worker:
             (self.queue.number, self.id, wish.token),
         )
         assert sorted(told) == sorted(lane for (lane,) in mine)
-        return Took(chunks, empty, taken.resume)
+        return Took(chunks, empty, taken.resume, taken.contested)
 
     def settle(self, *lanes: LaneSettlement) -> set[int]:
         return run(self.connection, settle(self.queue.name, self.id, lanes))

@@ -8,7 +8,8 @@ few lanes, or to leased ones, is passed event by event.
 
 So the walk goes by lanes until that brings all that was asked for, which means that much waits;
 then by arrival, leaping ever further over what brings little; and by lanes again where the leaps do
-not help, or the end is reached. Whether nothing is free is for the lanes to tell.
+not help, or the end is reached. Whether nothing is free is for the lanes to tell. Where another
+process goes the same way, one of them evades it.
 """
 
 import random
@@ -36,6 +37,10 @@ by must not wait until everything behind it is handled."""
 STROLL: Final = 16
 """Every so many takes begin at a random lane: a stream of new events in front of the walk must not
 keep it from ever reaching the others."""
+
+
+MOST_EVADED: Final = 20_000
+"""How many events to keep out of the way of another process, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,30 +74,44 @@ class Walk:
         self._steps += 1
         start = self._event if self._by_arrival else self._lane
         if self._steps % STROLL == 0 and start not in (FIRST_LANE, FIRST_EVENT):
-            anywhere = random.randint(FIRST_LANE, LAST_LANE)  # noqa: S311 - fairness, no secret
-            return Step(by_arrival=False, start=anywhere, visits=MOST_VISITS, stroll=True)
+            return Step(by_arrival=False, start=_anywhere(), visits=MOST_VISITS, stroll=True)
         visits = MOST_VISITS
         if self._by_arrival:
             wanted = 0 if self._leaps else int(lanes * self._spread)
             visits = max(LEAST_EVENTS, min(MOST_VISITS, wanted))
         return Step(self._by_arrival, start, visits)
 
-    def learn(self, step: Step, wished: int, found: int, resume: int | None) -> bool:
+    def learn(
+        self, step: Step, wished: int, found: int, resume: int | None, *, contested: bool = False
+    ) -> bool:
         """Learn what became of a step.
 
         Parameters:
             wished, found: how many lanes were asked for, and leased.
             resume: where to go on; ``None`` at the end.
+            contested: whether another process won most of what there was.
 
         Returns:
             Whether all lanes have been seen, one after the other, and nothing was free.
         """
         if step.stroll:
             return False
+        if contested and resume is not None:
+            self._evade(step, resume)
+            return False
         if step.by_arrival:
             self._went_by_arrival(step, wished, found, resume)
             return False
         return self._went_by_lanes(step, wished, found, resume)
+
+    def _evade(self, step: Step, resume: int) -> None:
+        """Go elsewhere: two that go side by side wait for each other at every step."""
+        self._barren = False
+        if step.by_arrival:
+            away = random.randint(1, MOST_EVADED)  # noqa: S311 - fairness, no secret
+            self._event, self._leaps = min(LAST_EVENT, resume + away), 0
+        else:
+            self._lane = _anywhere()
 
     def _went_by_lanes(self, step: Step, wished: int, found: int, resume: int | None) -> bool:
         self._barren = not found and (self._barren or step.start == FIRST_LANE)
@@ -122,3 +141,7 @@ class Walk:
     def _return(self) -> None:
         """Begin with the oldest event at the next step by arrival."""
         self._event, self._leaps, self._passed = FIRST_EVENT, 0, 0
+
+
+def _anywhere() -> int:
+    return random.randint(FIRST_LANE, LAST_LANE)  # noqa: S311 - fairness, no secret

@@ -55,9 +55,13 @@ class Taken:
         self._wish = wish
         self._rows = rows
         self._last = len(rows) - 1
-        [(_, seen, _, _, _, _, lanes, events, suspect)] = rows.load(self._last, self._last + 1)
+        [(_, seen, contested, _, _, _, lanes, events, suspect)] = rows.load(
+            self._last, self._last + 1
+        )
         self.lanes: int = lanes
         """How many lanes were won, with those that turned out to have nothing."""
+        self.contested: bool = contested
+        """Whether another process won most of what seemed to be free."""
         self.events: int = events
         """How many events there are to be handled, at most."""
         self.suspect: bool = suspect

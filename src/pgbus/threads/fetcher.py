@@ -228,7 +228,9 @@ class Fetcher:
             self._patience = 0.0
         else:
             subscription.streak = 0
-        idle = subscription.walk.learn(order.step, order.lanes, taken.lanes, taken.resume)
+        idle = subscription.walk.learn(
+            order.step, order.lanes, taken.lanes, taken.resume, contested=taken.contested
+        )
         subscription.vain += idle
         if not idle:
             subscription.ready = True
