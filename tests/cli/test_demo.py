@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from pgbus import Receipt
-from pgbus.core.ids import RANDOM_BYTES, new_event_id
+from pgbus.core.ids import RANDOM_BYTES, new_event_ids
 from pgbus.demo.database import NAME
 from pgbus.demo.events import AnyOrderEvent
 from pgbus.demo.ledger import Page
@@ -138,7 +138,7 @@ def ledger() -> Ledger:
     """What a run without a fault leaves."""
     story = invent(400, seed=1)
     receipts = [
-        Receipt(new_event_id(1, bytes(RANDOM_BYTES), None), "demo.orders.x", 3, duplicate=False)
+        Receipt(new_event_ids(1, bytes(RANDOM_BYTES))[0], "demo.orders.x", 3, duplicate=False)
         for _ in story
     ]
     pages = {name: Page(name) for name in PATTERNS}

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from pgbus.core.encoding import Encoded, Encoder
-from pgbus.core.ids import RANDOM_BYTES, new_event_id
+from pgbus.core.ids import RANDOM_BYTES, STEP_BYTES, new_event_ids
 from pgbus.errors import ConfigurationError, InvalidTopic, PayloadError, StoreError
 from pgbus.model.envelope import Outgoing, Receipt
 from pgbus.model.event import Event
@@ -102,6 +102,8 @@ class Publisher:
         self, items: Sequence[Event | Outgoing], first: int | None = None
     ) -> list[Encoded]:
         """Encode events; those of a part of a call begin at place ``first``."""
+        if not items:
+            return []
         if len(items) == 1 and first is None:
             return [self.encode(items[0])]
         ids, now = self._stamp(len(items))
@@ -120,13 +122,10 @@ class Publisher:
         """Return so many new ids, in their order, and the time."""
         now = time.time()
         self._contracts.expire(now)
-        random = secrets.token_bytes(RANDOM_BYTES * count)
-        ids = []
+        random = secrets.token_bytes(RANDOM_BYTES + STEP_BYTES * (count - 1))
         with self._lock:
-            for start in range(0, len(random), RANDOM_BYTES):
-                part = random[start : start + RANDOM_BYTES]
-                self._last_id = new_event_id(int(now * 1000), part, self._last_id)
-                ids.append(self._last_id)
+            ids = new_event_ids(int(now * 1000), random, self._last_id)
+            self._last_id = ids[-1]
         moment = datetime.fromtimestamp(now, UTC)
         return ids, moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
