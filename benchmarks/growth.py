@@ -36,7 +36,7 @@ def growth(run: Run) -> Report:
     """Measure what operations cost beside a backlog, and compare with a small one."""
     least, most = min(run.backlogs), max(run.backlogs)
     scale = min(1.0, most / 100_000)
-    step = max(50, min(10_000, run.events // 2))
+    step = max(50, min(20_000, run.events))
     chosen = shapes(scale)
     series = []
     for shape in chosen:
