@@ -3,6 +3,7 @@
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -40,6 +41,30 @@ Order = Created | Cancelled
 
 def orders(keys: int, each: int) -> list[Created]:
     return [Created(order=f"o{key}", n=n) for n in range(each) for key in range(keys)]
+
+
+def test_a_batch_holds_what_several_takes_brought(bus: Bus, bus_dsn: str) -> None:
+    begun, end = threading.Event(), threading.Event()
+    batches: list[list[int]] = []
+
+    @bus.subscribe("orders.*", name="billing", batch=10, concurrency=1)
+    def handle(events: list[Created]) -> None:
+        batches.append([event.n for event in events])
+        begun.set()
+        assert end.wait(20)
+
+    with bus.running(), psycopg.connect(bus_dsn, autocommit=True) as connection:
+
+        def leased(count: int) -> bool:
+            return connection.execute("select from pgbus.lease").rowcount == count
+
+        for n in range(1, 4):
+            bus.publish(Created(order=f"o{n}", n=n))
+            eventually(partial(leased, n))
+            assert begun.wait(20)
+        end.set()
+        assert bus.wait_idle(20)
+    assert batches == [[1], [2, 3]]
 
 
 def test_a_batch_holds_what_waits_in_order_within_each_key(bus: Bus) -> None:

@@ -53,7 +53,9 @@ class Flow:
 
 
 class Demand:
-    """One subscription's appetite. The fetcher alone calls :meth:`wish` and :meth:`learn`.
+    """One subscription's appetite.
+
+    The fetcher asks, and workers tell what they find; a number that comes too late does no harm.
 
     Parameters:
         concurrency: the number of handler threads.
@@ -84,7 +86,7 @@ class Demand:
         return max(self._concurrency, min(MOST_EVENTS, ahead, light))
 
     def observe(self, seconds: float) -> None:
-        """Learn how long a call took; called by the workers, where a lost update does no harm."""
+        """Learn how long a call took."""
         self._seconds += SMOOTHING * (seconds - self._seconds)
 
     def learn(self, lanes: int, events: int, size: int) -> None:

@@ -145,6 +145,8 @@ class Subscription:
 
     def _next_batch(self) -> list[Hold]:
         """Return what waits, as long as it is one batch's: nothing is waited for."""
+        while self._parcels:
+            self._unpack()
         holds = [self._inbox.popleft()]
         events = holds[0].unsettled
         while self._inbox and self._inbox[0].session is holds[0].session:
