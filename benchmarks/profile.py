@@ -5,31 +5,33 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
+from functools import partial
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import uuid4
 
 import psycopg
 
 from benchmarks import floors
 from benchmarks.measure import Case, Missing
+from benchmarks.meter import SETTLE, STORE, TAKE, Meter, Spent
 from benchmarks.orders import KINDS, batches, orders
 from benchmarks.peers import PGBUS
 from benchmarks.peers.pgbus import CONCURRENCY, QUEUE
 from benchmarks.report import Report
 from benchmarks.run import Opened, Run
-from benchmarks.server import configure
 from pgbus import Bus, Event
 from pgbus.core.encoding import Encoder
 from pgbus.store.publish import publish
 from pgbus.store.query import run as ask
 from pgbus.store.routes import Routes
 
-PUBLISH = "publish one by one"
+PUBLISH, MANY = "publish one by one", "publish 1,000 at once"
 TEN, ONE, TRANSACTION = "handle 10 events a key", "handle one event a key", "handle in transactions"
 CALLS = 500
 PATIENCE = 120.0
-FUNCTIONS = {"take": "server: take", "settle": "server: settle", "acknowledge": "server: settle"}
+BATCH = 1_000
+READY = "raw COPY, text made beforehand"
 PYTHON, ELAPSED = "Python's processor time", "elapsed"
 
 
@@ -37,12 +39,14 @@ def profile(run: Run) -> Report:
     """Measure the parts that a publish and a handled event are made of."""
     with ExitStack() as stack:
         ours = stack.enter_context(run.contender(PGBUS, "order"))
-        series = run.rounds([*_publish(run, stack, ours), *_handle(run, ours)])
+        publishing = [*_publish(run, stack, ours), *_publish_many(run, stack, ours)]
+        series = run.rounds([*publishing, *_handle(run, ours)])
     return Report(
         program="profile",
         question="where does the time of an event go?",
         setup=[
             "publish one by one: the median call, and the median of what a call is made of",
+            f"publish {BATCH:,} at once: an event of {run.events:,}, each call one transaction",
             f"handle: what waits, in one process with {CONCURRENCY} threads, an event",
             "server: the time in its functions, in which they may wait for a core, too",
             "Python and the server's processes run side by side, on the cores there are",
@@ -80,6 +84,29 @@ def _publish(run: Run, stack: ExitStack, ours: Opened) -> list[Case]:
     return [Case(PUBLISH, name, _timed(part), "µs") for name, part in parts.items()]
 
 
+def _publish_many(run: Run, stack: ExitStack, ours: Opened) -> list[Case]:
+    events = orders(run.events, max(1, run.events // 10))
+    bare = stack.enter_context(run.server.database())
+    stored = floors.rows(bare, events)
+
+    def spend() -> Spent:
+        ours.peer.clear("order")
+        meter = Meter(ours.dsn)
+        with Bus(ours.dsn, service="bench") as bus:
+            bus.publish(events[0])  # it connects, and learns where to
+            meter.tick()
+            for part in batches(events, BATCH):
+                bus.publish_many(part)
+            meter.tick()
+        return meter.spent()
+
+    return [
+        *_parts(MANY, len(events), spend, STORE),
+        Case(MANY, "raw COPY", lambda: 1e6 / floors.copy(bare, stored, BATCH), "µs"),
+        Case(MANY, READY, lambda: 1e6 / floors.copy_ready(bare, stored, BATCH), "µs"),
+    ]
+
+
 def _timed(part: Callable[[int], object]) -> Callable[[], float]:
     def once() -> float:
         taken = []
@@ -92,14 +119,6 @@ def _timed(part: Callable[[int], object]) -> Callable[[], float]:
     return once
 
 
-class Spent(NamedTuple):
-    """What handling took, in seconds in all."""
-
-    elapsed: float
-    python: float
-    server: dict[str, float]
-
-
 def _handle(run: Run, ours: Opened) -> list[Case]:
     few = run.events
     many = 5 * few
@@ -109,49 +128,24 @@ def _handle(run: Run, ours: Opened) -> list[Case]:
         (ONE, orders(many, many), False),
         (TRANSACTION, orders(few, few), True),
     ):
-        cases += _handled(shape, ours, events, transactional=transactional)
+        spend = partial(_handled, ours, events, transactional=transactional)
+        cases += _parts(shape, len(events), spend, TAKE, SETTLE)
     return cases
 
 
-def _handled(
-    shape: str, ours: Opened, events: Sequence[Event], *, transactional: bool
-) -> list[Case]:
-    """Return a case for each part; the first of them measures for all."""
-    last: list[Spent] = []
-
-    def elapsed() -> float:
-        ours.peer.clear("order")
-        for part in batches(events, 1000):
-            ours.peer.publish_many(part, 1000)
-        last[:] = [_spent(ours.dsn, len(events), transactional=transactional)]
-        return each(last[0].elapsed)
-
-    def each(seconds: float) -> float:
-        return 1e6 * seconds / len(events)
-
-    def server(part: str) -> Callable[[], float]:
-        return lambda: each(last[0].server[part])
-
-    return [
-        Case(shape, ELAPSED, elapsed, "µs"),
-        Case(shape, PYTHON, lambda: each(last[0].python), "µs"),
-        *(Case(shape, part, server(part), "µs") for part in dict.fromkeys(FUNCTIONS.values())),
-    ]
-
-
-def _spent(dsn: str, count: int, *, transactional: bool) -> Spent:
-    configure(dsn, track_functions="pl")
-    before = _functions(dsn)
-    clocks: list[tuple[float, float]] = []
-    left = [count]
+def _handled(ours: Opened, events: Sequence[Event], *, transactional: bool) -> Spent:
+    ours.peer.clear("order")
+    for part in batches(events, BATCH):
+        ours.peer.publish_many(part, BATCH)
+    left = [len(events)]
     lock, over = threading.Lock(), threading.Event()
 
     def tick() -> None:
         """Read the clocks at the first event and at the last."""
         with lock:
             left[0] -= 1
-            if left[0] in (0, count - 1):
-                clocks.append((time.perf_counter(), time.process_time()))
+            if left[0] in (0, len(events) - 1):
+                meter.tick()
         if not left[0]:
             over.set()
 
@@ -164,26 +158,36 @@ def _spent(dsn: str, count: int, *, transactional: bool) -> Spent:
 
     handler: Any = transaction if transactional else each
     handler.__annotations__["_"] = KINDS["order"]
-    with Bus(dsn, service="bench") as bus:
+    meter = Meter(ours.dsn)
+    with Bus(ours.dsn, service="bench") as bus:
         bus.subscribe("#", name=QUEUE, concurrency=CONCURRENCY)(handler)
         with bus.running():
             if not over.wait(PATIENCE):
-                raise Missing(f"{left[0]} of {count} events were not handled in {PATIENCE:.0f} s")
-    (start, idle), (end, busy) = clocks
-    after = _functions(dsn)
-    return Spent(end - start, busy - idle, {name: after[name] - before[name] for name in after})
+                raise Missing(f"{left[0]} events were not handled in {PATIENCE:.0f} s")
+    return meter.spent()
 
 
-def _functions(dsn: str) -> dict[str, float]:
-    """Return the seconds that the functions of the queue have taken so far, by part."""
-    found = dict.fromkeys(FUNCTIONS.values(), 0.0)
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        for function, part in FUNCTIONS.items():
-            row = connection.execute(
-                "select coalesce(sum(self_time), 0) from pg_stat_user_functions "
-                "where funcname = %s",
-                [f"{function}_{QUEUE}"],
-            ).fetchone()
-            assert row is not None
-            found[part] += float(row[0]) / 1000
-    return found
+def _parts(shape: str, count: int, spend: Callable[[], Spent], *server: str) -> list[Case]:
+    """Return a case for each part of an event; the first of them measures for all.
+
+    Parameters:
+        count: of how many events.
+        server: the parts of the server.
+    """
+    last: list[Spent] = []
+
+    def elapsed() -> float:
+        last[:] = [spend()]
+        return each(last[0].elapsed)
+
+    def each(seconds: float) -> float:
+        return 1e6 * seconds / count
+
+    def asked(part: str) -> Callable[[], float]:
+        return lambda: each(last[0].server[part])
+
+    return [
+        Case(shape, ELAPSED, elapsed, "µs"),
+        Case(shape, PYTHON, lambda: each(last[0].python), "µs"),
+        *(Case(shape, part, asked(part), "µs") for part in server),
+    ]

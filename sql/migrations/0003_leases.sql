@@ -109,7 +109,7 @@ create or replace function pgbus.:function(
 -- be empty, or that p_bytes did not reach (the caller gives it back); and a last row that sums up:
 -- msg_id is the last lane or msg_id that was looked at, or null where that was the end; available
 -- whether another take won most of what seemed to be free; failures how many lanes were won, deaths
--- how many events came that are available, suspect whether one is one.
+-- how many of the rows bring nothing to handle, suspect whether one of them is a suspect.
 returns table (
     lane bigint, msg_id bigint, available boolean, enqueued_at timestamptz, body text, headers text,
     failures integer, deaths integer, suspect boolean
@@ -130,7 +130,7 @@ declare
     message jsonb;
     header jsonb;
     bytes bigint := 0;
-    given integer := 0;
+    vain integer := 0;
 begin
     if current_setting('transaction_isolation') <> 'read committed' then
         raise exception 'pgbus takes leases in READ COMMITTED only'
@@ -235,18 +235,19 @@ begin
         headers := case when p_careful then pgbus.readable(header) else header::text end;
         return next;
         reached := place;
-        given := given + (available is true)::integer;
+        vain := vain + (available is not true)::integer;
     end loop;
     if reached < cardinality(won) then
         return query
         select u.lane, null::bigint, null::boolean, null::timestamptz, null, null,
             null::integer, null::integer, null::boolean
         from unnest(won[reached + 1:]) as u(lane);
+        vain := vain + cardinality(won) - reached;
     end if;
 
     return query
     select null::bigint, seen, contested, null::timestamptz, null, null,
-        coalesce(cardinality(won), 0), given,
+        coalesce(cardinality(won), 0), vain,
         coalesce(cardinality(array_remove(suspects, null)), 0) > 0;
 end
 $function$

@@ -5,9 +5,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 import pytest
 
 from pgbus import Bus, Context, Event, Incident, Outgoing, Reject, Retry
+from tests.store.queue import Queue
 from tests.waiting import eventually
 
 
@@ -25,6 +27,39 @@ class CreatedLater(Event, topic="orders.created", version=2, key="number"):
 def opened() -> threading.Event:
     """What handlers of these tests wait for."""
     return threading.Event()
+
+
+def test_a_process_whose_threads_are_all_busy_gives_empty_keys_back_at_once(
+    bus: Bus, bus_dsn: str, opened: threading.Event
+) -> None:
+    begun = threading.Event()
+
+    @bus.subscribe("orders.*", name="billing", concurrency=1)
+    def wait(event: Created) -> None:
+        begun.set()
+        opened.wait(30)
+
+    with psycopg.connect(bus_dsn, autocommit=True) as sql, bus.running():
+        queue = Queue(sql)
+        bus.publish(Created(order="busy"))
+        assert begun.wait(20)
+        with psycopg.connect(bus_dsn) as blocker:
+            blocker.execute(
+                "insert into pgbus.lease values (%s, %s, 1, 1, 1)",
+                (queue.number, queue.lane("late")),
+            )
+            bus.publish(Created(order="late"))
+            # The bus has seen it, and waits ...
+            eventually(lambda: sql.execute("select from pg_locks where not granted").rowcount)
+            # ... while it is handled elsewhere.
+            sql.execute("delete from pgmq.q_billing where headers ->> 'x-pgmq-group' = 'late'")
+            blocker.rollback()
+        bus.publish(Created(order="next"))
+        held = {queue.lane("busy"), queue.lane("next")}
+        eventually(lambda: held <= queue.leases().keys())
+        eventually(lambda: held == queue.leases().keys())
+        opened.set()
+        assert bus.wait_idle(20)
 
 
 def test_a_blocked_process_leaves_the_rest_to_others(

@@ -55,15 +55,17 @@ class Taken:
         self._wish = wish
         self._rows = rows
         self._last = len(rows) - 1
-        [(_, seen, contested, _, _, _, lanes, events, suspect)] = rows.load(
+        [(_, seen, contested, _, _, _, lanes, vain, suspect)] = rows.load(
             self._last, self._last + 1
         )
         self.lanes: int = lanes
         """How many lanes were won, with those that turned out to have nothing."""
         self.contested: bool = contested
         """Whether another process won most of what seemed to be free."""
-        self.events: int = events
+        self.events: int = self._last - vain
         """How many events there are to be handled, at most."""
+        self.whole: bool = not vain
+        """Whether there is nothing else: no lane to be given back at once, say."""
         self.suspect: bool = suspect
         """Whether one of them is the suspect of a worker's death."""
         self.resume: int | None = None if seen is None or seen >= LAST_LANE else seen + 1

@@ -221,6 +221,8 @@ class Fetcher:
         subscription.flow.add(taken.events, now)
         if taken.lanes:
             unpack = partial(self._unpack, subscription, session, order, taken)
+            if not taken.whole:  # what is given back must not wait until a worker has time
+                unpack = partial(list, unpack())
             subscription.deliver(Parcel(taken.events, taken.suspect, unpack))
         if taken.events:
             subscription.streak += 1
