@@ -134,6 +134,8 @@ topics = st.lists(words, min_size=1, max_size=5).map(".".join)
 patterns = st.lists(st.one_of(words, st.sampled_from("*#")), min_size=1, max_size=6).map(".".join)
 
 
+# The pool's own threads draw the lifetimes of connections from `random` meanwhile.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
 def test_any_patterns_route_any_topics_alike(
     make_bus: Callable[..., Bus], client: PGMQueue, sql: psycopg.Connection
 ) -> None:
