@@ -18,6 +18,7 @@ from benchmarks.meter import SETTLE, STORE, TAKE, Meter, Spent
 from benchmarks.orders import KINDS, batches, orders
 from benchmarks.peers import PGBUS
 from benchmarks.peers.pgbus import CONCURRENCY, QUEUE
+from benchmarks.publish import RAW_COPY, RAW_COPY_READY
 from benchmarks.report import Report
 from benchmarks.run import Opened, Run
 from pgbus import Bus, Event
@@ -31,7 +32,6 @@ TEN, ONE, TRANSACTION = "handle 10 events a key", "handle one event a key", "han
 CALLS = 500
 PATIENCE = 120.0
 BATCH = 1_000
-READY = "raw COPY, text made beforehand"
 PYTHON, ELAPSED = "Python's processor time", "elapsed"
 
 
@@ -102,8 +102,8 @@ def _publish_many(run: Run, stack: ExitStack, ours: Opened) -> list[Case]:
 
     return [
         *_parts(MANY, len(events), spend, STORE),
-        Case(MANY, "raw COPY", lambda: 1e6 / floors.copy(bare, stored, BATCH), "µs"),
-        Case(MANY, READY, lambda: 1e6 / floors.copy_ready(bare, stored, BATCH), "µs"),
+        Case(MANY, RAW_COPY, lambda: 1e6 / floors.copy(bare, stored, BATCH), "µs"),
+        Case(MANY, RAW_COPY_READY, lambda: 1e6 / floors.copy_ready(bare, stored, BATCH), "µs"),
     ]
 
 

@@ -37,8 +37,6 @@ by must not wait until everything behind it is handled."""
 STROLL: Final = 16
 """Every so many takes begin at a random lane: a stream of new events in front of the walk must not
 keep it from ever reaching the others."""
-
-
 MOST_EVADED: Final = 20_000
 """How many events to keep out of the way of another process, at most."""
 
