@@ -7,9 +7,16 @@ from hypothesis import strategies as st
 from pgbus.core.demand import MOST_BYTES, MOST_EVENTS, Demand
 
 
-def learned(concurrency: int, *, seconds: float, size: int = 100, ordered: bool = True) -> Demand:
+def learned(
+    concurrency: int,
+    *,
+    seconds: float,
+    size: int = 100,
+    ordered: bool = True,
+    batch: int = 1,
+) -> Demand:
     """A subscription's demand after many calls of ``seconds`` on events of ``size`` bytes."""
-    demand = Demand(concurrency, ordered=ordered)
+    demand = Demand(concurrency, ordered=ordered, batch=batch)
     for _ in range(200):
         demand.observe(seconds)
         demand.learn(10, 50, 50 * size)
@@ -29,6 +36,16 @@ def test_slow_handlers_take_what_their_threads_can_begin() -> None:
 def test_fast_handlers_take_a_fraction_of_a_second_in_advance() -> None:
     assert 60 <= learned(4, seconds=1 / 64).target <= 64
     assert learned(4, seconds=1e-5).target == MOST_EVENTS
+
+
+def test_batches_take_as_many_events_of_a_key_as_there_are() -> None:
+    wish = learned(8, seconds=1e-6, batch=100).wish(MOST_EVENTS - 1000)
+    assert wish is not None
+    assert wish.quantity > 5  # a key has five events
+
+
+def test_slow_batches_take_one_for_each_thread() -> None:
+    assert learned(4, seconds=0.01, batch=100).target == 400  # of a second a call
 
 
 def test_large_events_are_bounded_by_their_bytes() -> None:

@@ -64,7 +64,8 @@ class Demand:
     """
 
     def __init__(self, concurrency: int, *, ordered: bool, batch: int = 1) -> None:
-        self._concurrency = concurrency * batch
+        self._threads = concurrency
+        self._least = concurrency * batch
         self._ordered = ordered
         self._most_quantity = MOST_QUANTITY if batch == 1 else min(MOST_QUANTITY, batch)
         self._depth = 8.0
@@ -78,12 +79,12 @@ class Demand:
 
     @property
     def target(self) -> int:
-        """How many events to hold: at least one for every thread."""
+        """How many events to hold: at least a call's for every thread."""
         if self._seconds >= SLOW:
-            return self._concurrency
-        ahead = int(self._concurrency * HORIZON / max(self._seconds, 1e-6))
+            return self._least
+        ahead = int(self._threads * HORIZON / max(self._seconds, 1e-6))
         light = int(MOST_BYTES / max(self._size, 1.0))
-        return max(self._concurrency, min(MOST_EVENTS, ahead, light))
+        return max(self._least, min(MOST_EVENTS, ahead, light))
 
     def observe(self, seconds: float) -> None:
         """Learn how long a call took."""
@@ -103,7 +104,7 @@ class Demand:
         for fifty, but fast handlers must not wait for one.
         """
         target = self.target
-        if in_hand > target * 3 // 4 and in_hand >= self._concurrency:
+        if in_hand > target * 3 // 4 and in_hand >= self._least:
             return None
         room = target - in_hand
         if room <= 0:
@@ -111,7 +112,7 @@ class Demand:
         quantity = 1
         if self._ordered:
             quantity = max(1, min(self._most_quantity, int(self._depth * 1.5) + 1, room))
-        if room <= 2 * self._concurrency:
-            # Few can be begun at once: rather many keys than one key's future.
-            quantity = max(1, min(quantity, room // self._concurrency))
+        if room <= 2 * self._threads:
+            # Few can be begun at once: rather many keys than one key's future. (A batch takes both.)
+            quantity = max(1, min(quantity, room // self._threads))
         return Wish(max(1, room // quantity), quantity)
