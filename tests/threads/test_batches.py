@@ -240,6 +240,30 @@ def test_what_a_batch_publishes_appears_once(bus: Bus) -> None:
     assert sorted(follow_ups) == list(range(30))
 
 
+def test_a_context_is_that_of_its_event_however_it_is_asked_for(bus: Bus) -> None:
+    keys: list[str | None] = []
+    follow_ups: list[str] = []
+
+    @bus.subscribe("orders.*", name="billing", concurrency=1)
+    def handle(events: list[Created], context: BatchContext) -> None:
+        assert [one.key for one in context] == [event.order for event in events]
+        assert list(context)[1:] == context[1:]
+        assert context[-1] is context[len(context) - 1]
+        keys.extend(one.key for one in context[:3])
+        context[1].publish("billed", events[1].order)
+
+    @bus.subscribe("billed", name="ledger")
+    def on_billed(event: str) -> None:
+        follow_ups.append(event)
+
+    bus.declare()
+    bus.publish_many(orders(keys=5, each=1))
+    with bus.running():
+        assert bus.wait_idle(20)
+    assert len(keys) == 3
+    assert follow_ups == [keys[1]]
+
+
 def test_retry_after_and_timeouts_hold_for_the_whole_batch(bus: Bus) -> None:
     calls: list[int] = []
     opened = threading.Event()

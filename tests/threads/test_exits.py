@@ -1,11 +1,17 @@
 """SystemExit, out of code of the user's in threads of the bus: a failure like any other."""
 
+import json
+
+import psycopg
+import pytest
+
 from pgbus import Bus, Event, Incident, Retry
 
 ONCE = Retry(max_attempts=1)
+TOPIC = "orders.created"
 
 
-class Picky(Event, topic="orders.created", key="order"):
+class Picky(Event, topic=TOPIC, key="order"):
     order: str
     n: int
 
@@ -27,10 +33,33 @@ def test_a_types_own_code_that_exits(bus: Bus) -> None:
 
     with bus.running():
         for n in range(3):
-            bus.publish("orders.created", {"order": "a", "n": n}, key="a")
+            bus.publish(TOPIC, {"order": "a", "n": n}, key="a")
         assert bus.wait_idle(20)
     assert handled == [1, 2]
     assert dead_letters(bus) == ["SystemExit"]
+
+
+def test_a_types_own_code_that_exits_over_an_event_of_its_version(
+    bus: Bus, caplog: pytest.LogCaptureFixture
+) -> None:
+    handled: list[int] = []
+
+    @bus.subscribe("orders.*", name="billing", concurrency=1, retry=ONCE)
+    def on_order(event: Picky) -> None:
+        handled.append(event.n)
+
+    with bus.running():
+        with psycopg.connect(bus.dsn, autocommit=True) as connection:
+            for n in range(2):
+                body, headers = {"order": "a", "n": n}, {"pgbus-topic": TOPIC, "pgbus-version": 1}
+                connection.execute(
+                    "select pgmq.send('billing', %s::jsonb, %s::jsonb)",
+                    [json.dumps(body), json.dumps({**headers, "x-pgmq-group": "a"})],
+                )
+        assert bus.wait_idle(20)
+    assert handled == [1]
+    assert dead_letters(bus) == ["SystemExit"]
+    assert not [one for one in caplog.records if one.levelname == "CRITICAL"]
 
 
 def test_an_async_handler_that_exits(bus: Bus) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from pgbus.core.account import text_of
-from pgbus.core.decoding import decode
+from pgbus.core.decoding import decode, read_kind
 from pgbus.core.evolution import raised, upcast_versions
 from pgbus.core.hints import members, name_of
 from pgbus.errors import ConfigurationError, PayloadError, PgbusError
@@ -75,6 +75,14 @@ class Bodies:
         return tuple(
             topic for topic, one in self._versions.items() if (topic, one) in self.decoders
         )
+
+    def decode_plain(self, headers: str | None, body: str | None) -> Any:
+        """Decode a message that holds what nearly all do: an event of the annotation's own.
+
+        Raises:
+            BaseException: whatever comes of what is not so; :meth:`decode` finds out what it is.
+        """
+        return self.decoders[read_kind(headers or "")].decode(body or "")
 
     def decode(self, incoming: Incoming, body: str | bytes | None) -> Any:
         """Decode a body into what the handler's annotation asks for.

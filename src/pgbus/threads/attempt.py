@@ -67,6 +67,11 @@ class Attempts:
     def decode(self, delivery: Delivery) -> tuple[Any, Result | None]:
         """Return the event; or, where there is none to be had, what becomes of the message."""
         message = delivery.message
+        if not message.troubled:
+            try:
+                return self._handler.decode_plain(message.headers, message.body), None
+            except BaseException:  # noqa: S110 - what is wrong with it, if anything, is found below
+                pass
         if message.deaths and message.failures + message.deaths >= self._most:
             return None, (
                 Bury(),

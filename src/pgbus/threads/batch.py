@@ -17,7 +17,7 @@ from pgbus.core.verdict import Again, Done, GiveBack
 from pgbus.model.config import Reject, RetryAfter
 from pgbus.model.event import Event
 from pgbus.threads.attempt import Ending, Result
-from pgbus.threads.context import Context, lost_meanwhile, published
+from pgbus.threads.context import Context, lost_meanwhile
 from pgbus.threads.delivery import Delivery, Portion
 from pgbus.threads.subscription import Hold
 from pgbus.threads.worker import Worker
@@ -37,24 +37,26 @@ class BatchContext(Sequence[Context]):
     ``context[i]`` belongs to ``events[i]``.
     """
 
-    def __init__(self, contexts: Sequence[Context], extend: Callable[[float], None]) -> None:
-        self._contexts = contexts
+    def __init__(self, deliveries: Sequence[Delivery], extend: Callable[[float], None]) -> None:
+        self._deliveries = deliveries
         self._extend = extend
         self._errors: dict[int, Exception] = {}
 
     def __len__(self) -> int:
-        return len(self._contexts)
+        return len(self._deliveries)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._contexts[index]
+        if isinstance(index, slice):
+            return [delivery.context for delivery in self._deliveries[index]]
+        return self._deliveries[index].context
 
     def __iter__(self) -> Iterator[Context]:
-        return iter(self._contexts)
+        return (delivery.context for delivery in self._deliveries)
 
     @property
     def lease_lost(self) -> bool:
         """Whether the lease of any of the keys was lost."""
-        return any(context.lease_lost for context in self._contexts)
+        return any(delivery.hold.lost for delivery in self._deliveries)
 
     def reject(self, index: int, reason: str) -> None:
         """Make event ``index`` a dead letter once the handler returns.
@@ -83,11 +85,11 @@ class BatchContext(Sequence[Context]):
         self._note(index, Retried("retried by its handler") if after is None else RetryAfter(after))
 
     def _note(self, index: int, error: Exception) -> None:
-        self._errors[range(len(self._contexts))[index]] = error
+        self._errors[range(len(self))[index]] = error
 
     def errors(self) -> list[Exception | None]:
         """Return, for each event, why it is rejected or retried, if it is."""
-        return [self._errors.get(index) for index in range(len(self._contexts))]
+        return [self._errors.get(index) for index in range(len(self))]
 
     def publish(
         self,
@@ -108,7 +110,7 @@ class BatchContext(Sequence[Context]):
         Raises:
             PayloadError, InvalidTopic, ConfigurationError: see :meth:`pgbus.Bus.publish`.
         """
-        first = self._contexts[0]
+        first: Context = self[0]
         return first.publish(topic, payload, key=key, headers=headers, delay=delay, at=at, id=id)
 
     def extend(self, seconds: float) -> None:
@@ -118,8 +120,8 @@ class BatchContext(Sequence[Context]):
             LeaseLost: that of every key was; see :meth:`Context.extend`.
             ConfigurationError: see there, too.
         """
-        if all(context.lease_lost for context in self._contexts):
-            raise lost_meanwhile(self._contexts[0].subscription)
+        if all(delivery.hold.lost for delivery in self._deliveries):
+            raise lost_meanwhile(self[0].subscription)
         self._extend(seconds)
 
 
@@ -178,8 +180,8 @@ class BatchWorker(Worker):
     def _try_together(self, parts: Sequence[_Part]) -> bool:
         """Call the handler for several events; false where one of them is to be found guilty."""
         events = [event for part in parts for event in part.events]
-        contexts = [delivery.context for part in parts for delivery in part.deliveries]
-        context = BatchContext(contexts, self._extend)
+        deliveries = [delivery for part in parts for delivery in part.deliveries]
+        context = BatchContext(deliveries, self._extend)
         for part in parts:
             part.portion.last = part.deliveries[0].message
 
@@ -258,12 +260,12 @@ class BatchWorker(Worker):
                 goes_on = self._enter(part.portion, delivery, verdict, error)
                 goes_on = goes_on and not self._stops(error)
                 if error is None:
-                    part.portion.outgoing += published(delivery.context)
+                    part.portion.outgoing += delivery.published
 
     def _try_one(
         self, portion: Portion, delivery: Delivery, event: Any, *, last: bool
     ) -> Result | None:
-        context = BatchContext([delivery.context], self._extend)
+        context = BatchContext([delivery], self._extend)
         part = _Part(self._portion(portion.hold), [delivery], [event])
 
         def finish() -> Ending:

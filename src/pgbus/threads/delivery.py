@@ -1,25 +1,56 @@
 """What is in a worker's hands: one event, and what has become of its chunk so far."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
 
+from pgbus.core.decoding import read_headers
 from pgbus.core.encoding import Encoded
 from pgbus.errors import Unroutable
 from pgbus.model.delivery import Message
 from pgbus.model.envelope import Incoming
 from pgbus.store.settle import LaneSettlement
-from pgbus.threads.context import Context
+from pgbus.threads.context import Context, published
 from pgbus.threads.subscription import Hold, Subscription
 
 
-class Delivery(msgspec.Struct):
-    """One event that a handler is tried with."""
+class Delivery:
+    """One event that a handler is tried with; what most handlers never ask for is made when asked.
 
-    hold: Hold
-    message: Message
-    incoming: Incoming
-    context: Context
+    Parameters:
+        introduce: makes the context.
+    """
+
+    __slots__ = ("_context", "_incoming", "_introduce", "hold", "message")
+
+    def __init__(
+        self, hold: Hold, message: Message, introduce: "Callable[[Delivery], Context]"
+    ) -> None:
+        self.hold = hold
+        self.message = message
+        self._introduce = introduce
+        self._incoming: Incoming | None = None
+        self._context: Context | None = None
+
+    @property
+    def incoming(self) -> Incoming:
+        """The headers of the message."""
+        if self._incoming is None:
+            self._incoming = read_headers(self.message.headers)
+        return self._incoming
+
+    @property
+    def context(self) -> Context:
+        """What the handler is told of it: always the same object."""
+        if self._context is None:
+            self._context = self._introduce(self)
+        return self._context
+
+    @property
+    def published(self) -> list[Encoded]:
+        """What was published through its context."""
+        return [] if self._context is None else published(self._context)
 
 
 class Portion(msgspec.Struct, eq=False):

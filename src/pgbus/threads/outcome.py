@@ -15,6 +15,7 @@ from pgbus.model.delivery import Message
 from pgbus.store.settle import LaneSettlement
 from pgbus.threads.context import Context, Incident
 from pgbus.threads.definition import Definition
+from pgbus.threads.delivery import Delivery
 
 logger = logging.getLogger(__name__)
 
@@ -58,11 +59,11 @@ class Outcomes:
         self,
         verdict: Verdict,
         error: BaseException | None,
-        message: Message,
-        context: Context,
+        delivery: Delivery,
         lane: LaneSettlement,
     ) -> bool:
         """Enter a verdict into a settlement; true where the lane's next event may follow."""
+        message = delivery.message
         match verdict:
             case Done():
                 lane.done.append(message.msg_id)
@@ -70,21 +71,22 @@ class Outcomes:
                 return True
             case Again(delay, counted):
                 assert error is not None
-                self._tell_failure(error, context, counted=counted)
+                self._tell_failure(error, delivery.context, counted=counted)
                 lane.again = (message.msg_id, delay, "failure" if counted else "none")
             case GiveBack(reason):
                 if isinstance(error, LeaseLost):
-                    self.fenced(context, error)
+                    self.fenced(delivery.context, error)
                 else:
                     # With an error, the database is away: that is told once a second.
                     level = logging.INFO if error is None else logging.DEBUG
-                    logger.log(level, "given back: %s", reason, extra=context.log_extra())
+                    extra = delivery.context.log_extra()
+                    logger.log(level, "given back: %s", reason, extra=extra)
                     delay = GIVE_BACK * random.uniform(0.5, 1.5)  # noqa: S311
                     lane.again = (message.msg_id, delay, "none")
             case Bury():
                 assert error is not None
                 account = _account(error)  # before anybody is told of a dead letter
-                self._tell_dead_letter(error, context)
+                self._tell_dead_letter(error, delivery.context)
                 lane.dead.append((message.msg_id, account))
                 lane.troubled = True
                 return self._definition.on_exhausted == "skip"

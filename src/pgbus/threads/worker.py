@@ -9,14 +9,13 @@ from functools import partial
 from typing import Any, Literal
 
 from pgbus.core.account import exc_info
-from pgbus.core.decoding import read_headers, read_kind
 from pgbus.core.verdict import Done, Verdict
 from pgbus.errors import Unroutable
 from pgbus.model.delivery import Chunk, Message
 from pgbus.store.settle import LaneSettlement
 from pgbus.threads.attempt import DONE, Attempts, Ending, Finish, Result
 from pgbus.threads.call import Call, Reason
-from pgbus.threads.context import Context, published
+from pgbus.threads.context import Context
 from pgbus.threads.delivery import Delivery, Portion
 from pgbus.threads.outcome import Outcomes, TimedOut
 from pgbus.threads.station import Station
@@ -147,9 +146,8 @@ class Worker:
         if message.troubled:
             return None
         try:
-            kind = read_kind(message.headers or "")
-            event = self._handler.decoders[kind].decode(message.body or "")
-        except Exception:
+            event = self._handler.decode_plain(message.headers, message.body)
+        except BaseException:  # SystemExit, out of the type's own code
             return None
         call = self._quick_call
         self._trying, self._call = [(portion, message)], call
@@ -176,7 +174,6 @@ class Worker:
         """Handle one event, and say how its chunk goes on."""
         hold = portion.hold
         delivery = self._delivery(hold, message)
-        context = delivery.context
         event, result = self._attempts.decode(delivery)
         if result is None:
             result = self._try_one(portion, delivery, event, last=last)
@@ -186,7 +183,7 @@ class Worker:
                 if self._attempts.transactional:
                     self._settled(hold, 1, released=last)
                     return "over" if last else "on"
-                portion.outgoing += published(context)
+                portion.outgoing += delivery.published
         portion.last = message
         if not self._enter(portion, delivery, *result):
             return "stop"
@@ -198,9 +195,7 @@ class Worker:
     ) -> bool:
         """Enter what became of an event; true where the next of its lane may follow."""
         portion.events += 1
-        return self._outcomes.apply(
-            verdict, error, delivery.message, delivery.context, portion.lane
-        )
+        return self._outcomes.apply(verdict, error, delivery, portion.lane)
 
     def _settled(self, hold: Hold, events: int, *, released: bool) -> None:
         """Note what a handler's transaction has settled, past the settler."""
@@ -214,11 +209,17 @@ class Worker:
         return Portion(self._subscription, hold, lane, time.monotonic(), answering=self)
 
     def _delivery(self, hold: Hold, message: Message) -> Delivery:
-        incoming = read_headers(message.headers)
-        context = Context(
-            message, incoming, self._subscription.name, hold, self._station.encode, self._extend
+        return Delivery(hold, message, self._introduce)
+
+    def _introduce(self, delivery: Delivery) -> Context:
+        return Context(
+            delivery.message,
+            delivery.incoming,
+            self._subscription.name,
+            delivery.hold,
+            self._station.encode,
+            self._extend,
         )
-        return Delivery(hold, message, incoming, context)
 
     def _extend(self, seconds: float) -> None:
         call = self._call
@@ -230,7 +231,8 @@ class Worker:
     ) -> Result | None:
         more = not last or bool(self._pending)
         finish = partial(_acknowledged, portion.hold.chunk, delivery, last=last, more=more)
-        return self._try(delivery, [(portion, delivery.message)], event, delivery.context, finish)
+        context = None if self._handler.context_parameter is None else delivery.context
+        return self._try(delivery, [(portion, delivery.message)], event, context, finish)
 
     def _try(
         self,
@@ -287,7 +289,7 @@ class Worker:
         delivery = self._delivery(portion.hold, portion.last)
         lane = LaneSettlement(portion.lane.lane, portion.lane.token, release=True)
         verdict = self._outcomes.judge(delivery.message, error)
-        self._outcomes.apply(verdict, error, delivery.message, delivery.context, lane)
+        self._outcomes.apply(verdict, error, delivery, lane)
         return lane
 
     def _give_up(self, reason: Reason) -> None:
@@ -298,16 +300,15 @@ class Worker:
         """
         for portion, message in self._trying:
             portion.hold.abandoned = True
-            context = self._delivery(portion.hold, message).context
+            delivery = self._delivery(portion.hold, message)
             if reason == "shutdown":
-                logger.warning(
-                    "the handler outlasted the grace: given back", extra=context.log_extra()
-                )
+                extra = delivery.context.log_extra()
+                logger.warning("the handler outlasted the grace: given back", extra=extra)
                 portion.lane.again = (message.msg_id, 0.0, "release")
             else:
                 error = TimedOut(f"the handler took longer than {self._definition.timeout:g} s")
                 verdict = self._outcomes.judge(message, error)
-                self._outcomes.apply(verdict, error, message, context, portion.lane)
+                self._outcomes.apply(verdict, error, delivery, portion.lane)
             self._flush(portion, release=True)
         while self._pending:
             self._flush(self._portion(self._pending.popleft()), release=True)
@@ -327,4 +328,4 @@ def _acknowledged(chunk: Chunk, delivery: Delivery, *, last: bool, more: bool) -
     message = delivery.message
     done = [message.msg_id]
     lane = LaneSettlement(chunk.lane, chunk.token, last, done=done, troubled=message.troubled)
-    return Ending([lane], published(delivery.context), more)
+    return Ending([lane], delivery.published, more)
