@@ -54,6 +54,19 @@ def test_twenty_declare_the_same_and_overlapping_subscriptions_at_once(
         assert bus.publish(f"own.n{number}", 1).queues == 1 + number % 4
 
 
+def test_bodies_are_compressed_by_lz4_where_the_server_has_it(
+    bus: Bus, connection: Connection
+) -> None:
+    [can] = connection.execute(
+        "select 'lz4' = any (enumvals) from pg_settings where name = 'default_toast_compression'"
+    ).fetchone() or [None]
+    subscribe(bus, "billing", "orders.*")
+    bus.declare()
+    bus.publish("orders.created", {"lines": "some of it is like the rest " * 1000})
+    query = "select pg_column_compression(message) from pgmq.q_billing"
+    assert connection.execute(query).fetchone() == ("lz4" if can else "pglz",)
+
+
 def test_ten_processes_start_at_once_and_share_the_events(
     make_bus: MakeBus, bus: Bus, aside: ThreadPoolExecutor
 ) -> None:
