@@ -194,7 +194,8 @@ def test_while_python_is_busy_fewer_commits_are_under_way_at_once() -> None:
         return items
 
     clocks = [(0.0, 0.0)]
-    combiner = Combiner(store, seats=(1, 2), clocks=lambda: clocks[-1])
+    clock, work = (lambda: clocks[-1][0]), (lambda: clocks[-1][1])
+    combiner = Combiner(store, seats=(1, 2), clock=clock, work=work)
     for now, busy, seats in ((1.0, 0.1, 2), (2.0, 0.9, 1), (2.01, 0.9, 1), (3.0, 1.0, 2)):
         combiner.run([(now, busy)])
         assert combiner._seats == seats

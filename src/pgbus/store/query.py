@@ -70,7 +70,7 @@ def nothing(*_: object) -> None:
 def run(
     connection: "psycopg.Connection[Any]",
     operation: Operation[R],
-    cursor: "psycopg.Cursor[tuple[Any, ...]] | None" = None,
+    execute: "Callable[[Query[Any]], list[Any]] | None" = None,
 ) -> R:
     """Drive an operation over a connection and return its result.
 
@@ -78,15 +78,15 @@ def run(
     cursor is the runner's own. Driver errors are thrown into the operation.
 
     Parameters:
-        cursor: a client-side one of the connection, of tuples, to be used again and again: a new
-            one costs as much as encoding an event.
+        execute: executes what is to be prepared, instead of a cursor; see
+            :mod:`pgbus.store.prepared`.
     """
     try:
         query = next(operation)
         while True:
             try:
-                if cursor is not None:
-                    rows = _execute(connection, query, cursor)
+                if execute is not None and query.prepare:
+                    rows = execute(query)
                 else:
                     with psycopg.Cursor(connection, row_factory=tuple_row) as fresh:
                         rows = _execute(connection, query, fresh)
@@ -109,7 +109,7 @@ def run_script(connection: "psycopg.Connection[Any]", script: bytes) -> None:
     Raises:
         psycopg.Error: the first of them that failed; those behind it were not executed.
     """
-    _check(connection, connection.pgconn.exec_(script))
+    check(connection, connection.pgconn.exec_(script))
 
 
 class Rows:
@@ -149,11 +149,16 @@ def fetch(connection: "psycopg.Connection[Any]", text: bytes, parameters: Sequen
     """
     values = [str(value).encode() for value in parameters]
     result = connection.pgconn.exec_params(text, values, result_format=Format.BINARY)
-    _check(connection, result)
+    check(connection, result)
     return Rows(result)
 
 
-def _check(connection: "psycopg.Connection[Any]", result: PGresult) -> None:
+def check(connection: "psycopg.Connection[Any]", result: PGresult) -> None:
+    """Raise what a reply says is wrong.
+
+    Raises:
+        psycopg.Error: the statement failed, or the connection broke.
+    """
     if result.status in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
         return
     error = error_from_result(result, encoding=connection.info.encoding)

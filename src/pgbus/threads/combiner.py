@@ -48,17 +48,14 @@ class _Entry(Generic[T, R]):
         self.error: BaseException | None = None
 
 
-def _clocks() -> tuple[float, float]:
-    return time.monotonic(), time.process_time()
-
-
 class Combiner(Generic[T, R]):
     """See the module.
 
     Parameters:
         store: stores any number of items, all or none, and returns a result for each.
         seats: how many of its calls may be under way at once, while Python is busy and else.
-        clocks: return the seconds that have passed, and those that Python was busy.
+        clock: returns the seconds that have passed.
+        work: returns those that Python was busy.
     """
 
     def __init__(
@@ -66,13 +63,16 @@ class Combiner(Generic[T, R]):
         store: Callable[[Sequence[T]], Sequence[R]],
         *,
         seats: tuple[int, int] = (SEATS, MOST_SEATS),
-        clocks: Callable[[], tuple[float, float]] = _clocks,
+        clock: Callable[[], float] = time.monotonic,
+        work: Callable[[], float] = time.process_time,
     ) -> None:
         self._store = store
         self._few, self._many = seats
         self._seats = self._many
-        self._clocks = clocks
-        self._looked = clocks()
+        self._clock = clock
+        self._work = work
+        self._looked = clock()
+        self._worked = work()
         self._lock = threading.Lock()
         self._busy = 0
         self._waiting: deque[_Entry[T, R]] = deque()
@@ -85,6 +85,21 @@ class Combiner(Generic[T, R]):
         """
         if len(items) > MOST_ITEMS:
             return self._store(items)
+        seated = False
+        try:
+            with self._lock:
+                if self._busy < self._seats:
+                    self._busy += 1
+                    seated = True
+            if seated:
+                return self._store(items)
+        finally:
+            if seated:
+                self._hand_over()
+        return self._run_later(items)
+
+    def _run_later(self, items: Sequence[T]) -> Sequence[R]:
+        """Wait for a seat, or for another who stores these items, too."""
         entry: _Entry[T, R] = _Entry(items)
         try:
             with self._lock:
@@ -132,11 +147,13 @@ class Combiner(Generic[T, R]):
         first.gate.release()
 
     def _count_seats(self) -> None:
-        (now, busy), (before, busy_before) = self._clocks(), self._looked
-        if now - before > WINDOW:
-            is_busy = busy - busy_before > BUSY * (now - before)
+        now = self._clock()
+        passed = now - self._looked
+        if passed > WINDOW:
+            worked = self._work()
+            is_busy = worked - self._worked > BUSY * passed
             self._seats = self._few if is_busy else self._many
-            self._looked = now, busy
+            self._looked, self._worked = now, worked
 
     def _store_all(self, batch: Sequence[_Entry[T, R]]) -> None:
         """Store a batch and let its other callers go."""

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
-from psycopg.rows import TupleRow, tuple_row
+from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from pgbus.errors import ConfigurationError, PgbusError, StoreError
 from pgbus.store import migrate
+from pgbus.store.prepared import Prepared
 from pgbus.store.query import Operation, run
 from pgbus.threads.link import (
     as_store_error,
@@ -61,9 +62,9 @@ class PooledConnection(psycopg.Connection[TupleRow]):
             raise
 
     @functools.cached_property
-    def steady(self) -> psycopg.Cursor[TupleRow]:
-        """A cursor that is used again and again, for what returns little: it keeps that."""
-        return psycopg.Cursor(self, row_factory=tuple_row)
+    def prepared(self) -> Prepared:
+        """Its statements of the hot path."""
+        return Prepared(self)
 
 
 class _Stack(ConnectionPool[PooledConnection]):
@@ -113,7 +114,7 @@ class Pool:
             StoreError: the database refused or could not be reached.
         """
         with self.connection(changes=changes, within=within) as connection:
-            return run(connection, operation(), connection.steady if changes else None)
+            return run(connection, operation(), connection.prepared.execute)
 
     @contextmanager
     def connection(

@@ -161,8 +161,9 @@ class Publisher:
             raise as_store_error(error, outcome_unknown=unknown) from error
 
     def _combine(self, events: Sequence[Encoded]) -> list[Receipt]:
-        self._pool.open()
-        self._checked = True
+        if not self._checked:  # what is wrong then is nobody else's
+            self._pool.open()
+            self._checked = True
         if self._process != os.getpid():  # after a fork the parent's may be locked for ever
             self._combiner = Combiner(self._store)
             self._process = os.getpid()
