@@ -12,8 +12,8 @@ not help, or the end is reached. Whether nothing is free is for the lanes to tel
 process goes the same way, one of them evades it.
 """
 
-import random
 from dataclasses import dataclass
+from random import SystemRandom
 from typing import Final
 
 from pgbus.model.delivery import FIRST_LANE, LAST_LANE
@@ -39,6 +39,8 @@ STROLL: Final = 16
 keep it from ever reaching the others."""
 MOST_EVADED: Final = 20_000
 """How many events to keep out of the way of another process, at most."""
+_RANDOM: Final = SystemRandom()
+"""Not the application's, whose processes may all have the same seed, and go the same ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class Walk:
         """Go elsewhere: two that go side by side wait for each other at every step."""
         self._barren = False
         if step.by_arrival:
-            away = random.randint(1, MOST_EVADED)  # noqa: S311 - fairness, no secret
+            away = _RANDOM.randint(1, MOST_EVADED)
             self._event, self._leaps = min(LAST_EVENT, resume + away), 0
         else:
             self._lane = _anywhere()
@@ -142,4 +144,4 @@ class Walk:
 
 
 def _anywhere() -> int:
-    return random.randint(FIRST_LANE, LAST_LANE)  # noqa: S311 - fairness, no secret
+    return _RANDOM.randint(FIRST_LANE, LAST_LANE)

@@ -1,8 +1,8 @@
 """What becomes of an event, and who is told of it."""
 
 import logging
-import random
 from collections.abc import Callable
+from random import SystemRandom
 from typing import assert_never
 
 import msgspec
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 GIVE_BACK = 0.25
 """Seconds for which an event of an unknown type is left to other workers."""
 MOST_TEXT = 16_384
+# Not the application's, whose processes may all have the same seed.
+_RANDOM = SystemRandom()
 
 
 class WorkerDied(PgbusError):
@@ -52,7 +54,7 @@ class Outcomes:
             error,
             message.failures + 1,
             message.deaths,
-            random.random(),  # noqa: S311 - spreads retries, no secret
+            _RANDOM.random(),
         )
 
     def apply(
@@ -81,7 +83,7 @@ class Outcomes:
                     level = logging.INFO if error is None else logging.DEBUG
                     extra = delivery.context.log_extra()
                     logger.log(level, "given back: %s", reason, extra=extra)
-                    delay = GIVE_BACK * random.uniform(0.5, 1.5)  # noqa: S311
+                    delay = GIVE_BACK * _RANDOM.uniform(0.5, 1.5)
                     lane.again = (message.msg_id, delay, "none")
             case Bury():
                 assert error is not None
