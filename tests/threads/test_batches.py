@@ -3,8 +3,9 @@
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import psycopg
 import pytest
@@ -21,6 +22,10 @@ from pgbus import (
     Retry,
     RetryAfter,
 )
+from pgbus.model.delivery import Chunk, Message
+from pgbus.threads.delivery import Delivery
+from pgbus.threads.session import Session
+from pgbus.threads.subscription import Hold
 from tests.waiting import eventually
 
 QUICK = Retry(max_attempts=3, initial=0.01, maximum=0.02)
@@ -262,6 +267,30 @@ def test_a_context_is_that_of_its_event_however_it_is_asked_for(bus: Bus) -> Non
         assert bus.wait_idle(20)
     assert len(keys) == 3
     assert follow_ups == [keys[1]]
+
+
+def test_threads_that_ask_at_once_get_the_same_context() -> None:
+    chunk = Chunk(1, 1, 1, suspect=False, messages=[])
+    message = Message(1, 0, "{}", None, 0, 0, troubled=False)
+    asked, introduced = threading.Event(), threading.Event()
+
+    def unasked(*_: object) -> NoReturn:
+        raise AssertionError
+
+    def introduce(one: Delivery) -> Context:
+        if not asked.is_set():  # while this is made, another thread asks, too
+            asked.set()
+            others.append(pool.submit(lambda: one.context))
+            introduced.wait(0.5)  # which must not be, but might
+        else:
+            introduced.set()
+        return Context(one.message, one.incoming, "billing", one.hold, unasked, unasked)
+
+    others: list[Future[Context]] = []
+    delivery = Delivery(Hold(chunk, Session(30)), message, introduce)
+    with ThreadPoolExecutor() as pool:
+        mine = delivery.context
+        assert others[0].result(10) is mine
 
 
 def test_retry_after_and_timeouts_hold_for_the_whole_batch(bus: Bus) -> None:

@@ -113,6 +113,6 @@ class Demand:
         if self._ordered:
             quantity = max(1, min(self._most_quantity, int(self._depth * 1.5) + 1, room))
         if room <= 2 * self._threads:
-            # Few can be begun at once: rather many keys than one key's future. Batches take both.
+            # Few can be begun at once: rather many keys than one key's future.
             quantity = max(1, min(quantity, room // self._threads))
         return Wish(max(1, room // quantity), quantity)

@@ -1,5 +1,6 @@
 """What is in a worker's hands: one event, and what has become of its chunk so far."""
 
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -13,6 +14,8 @@ from pgbus.model.envelope import Incoming
 from pgbus.store.settle import LaneSettlement
 from pgbus.threads.context import Context, published
 from pgbus.threads.subscription import Hold, Subscription
+
+_INTRODUCING = threading.Lock()
 
 
 class Delivery:
@@ -42,10 +45,14 @@ class Delivery:
 
     @property
     def context(self) -> Context:
-        """What the handler is told of it: always the same object."""
-        if self._context is None:
-            self._context = self._introduce(self)
-        return self._context
+        """What the handler is told of it: always the same object, whichever threads ask."""
+        return self._context or self._introduced()
+
+    def _introduced(self) -> Context:
+        with _INTRODUCING:  # of two contexts, what is published through one would be lost
+            if self._context is None:
+                self._context = self._introduce(self)
+            return self._context
 
     @property
     def published(self) -> list[Encoded]:
