@@ -152,6 +152,16 @@ def test_a_queue_of_pgmq_is_adopted_with_what_it_holds(connection: Connection, k
     assert [one.dead_letters for one in run(connection, topology.status(None))] == [1]
 
 
+def test_a_queue_is_adopted_while_somebody_reads_it(
+    connection: Connection, another: Callable[[], Connection]
+) -> None:
+    connection.execute("select pgmq.create('billing')")
+    reader = another()
+    with reader.transaction():
+        reader.execute("select from pgmq.q_billing")
+        Queue(connection)  # it would wait for ten seconds, and whoever comes later behind it
+
+
 def test_declaring_again_changes_nothing(connection: Connection, queue: Queue) -> None:
     dsn = connection.info.dsn
     queue.send("k")

@@ -54,6 +54,15 @@ class Prepared:
         Raises:
             psycopg.Error: it failed, or the connection broke.
         """
+        try:
+            return self._execute(query)
+        except psycopg.errors.InvalidSqlStatementName:
+            # Where a transaction is rolled back, psycopg has the session forget all that was
+            # prepared. Nothing was executed.
+            self._names.clear()
+            return self._execute(query)
+
+    def _execute(self, query: Query[T]) -> list[T]:
         assert isinstance(query.parameters, Mapping)
         statement = _parse(query.text)
         transformer = self._transformer
@@ -64,8 +73,7 @@ class Prepared:
         name = self._names.get((query.text, transformer.types))
         if name is None:
             name = self._prepare(query.text, statement.text, transformer.types)
-        result = self._connection.wait(self._execute(name, statement.text, values))
-        check(self._connection, result)
+        result = self._connection.wait(self._asked(name, statement.text, values))
         transformer.set_pgresult(result)
         make = query.make
         return [make(*row) for row in transformer.load_rows(0, result.ntuples, tuple)]
@@ -77,7 +85,7 @@ class Prepared:
         # Interrupted as it waits for the answer, it may have been prepared: no name is used twice.
         self._count += 1
         name = f"pgbus_{self._count}".encode()
-        check(self._connection, self._connection.wait(self._parsed(name, text, types)))
+        self._connection.wait(self._parsed(name, text, types))
         self._names[key, types] = name
         return name
 
@@ -85,7 +93,7 @@ class Prepared:
         self._connection.pgconn.send_prepare(name, text, types)
         return (yield from self._reply())
 
-    def _execute(
+    def _asked(
         self, name: bytes, text: bytes, values: "Sequence[Buffer | None]"
     ) -> PQGen[PGresult]:
         formats, types = self._transformer.formats, self._transformer.types
@@ -98,6 +106,8 @@ class Prepared:
 
     def _reply(self) -> PQGen[PGresult]:
         results: list[PGresult] = yield from generators.execute(self._connection.pgconn)
+        for result in results:  # a second one says that the statement succeeded, but not its commit
+            check(self._connection, result)
         return results[0]
 
 
