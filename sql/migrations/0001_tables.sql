@@ -73,7 +73,8 @@ create table pgbus.attempt (
     failures integer not null default 0, -- its handler raised
     deaths integer not null default 0,   -- its worker died while it was the only suspect
     suspected integer not null default 0, -- its worker died while it was one of many
-    releases integer not null default 0, -- a shutdown cut it short; never counted against it
+    releases integer not null default 0, -- a shutdown, or others of its batch, cut it short; never
+                                         -- counted against it
     first_at timestamptz not null default clock_timestamp(),
     primary key (subscription, msg_id)
 );

@@ -315,6 +315,31 @@ def test_retry_after_and_timeouts_hold_for_the_whole_batch(bus: Bus) -> None:
     assert list(bus.dead_letters("billing")) == []
 
 
+def test_a_batch_that_takes_too_long_is_blamed_on_none_of_its_events(bus: Bus) -> None:
+    alone: Counter[str] = Counter()
+    stuck = threading.Event()
+
+    @bus.subscribe("orders.*", name="billing", timeout=0.5, concurrency=1, retry=QUICK)
+    def handle(events: list[Created]) -> None:
+        if len(events) > 1:
+            stuck.wait(30)
+        [event] = events
+        alone[event.order] += 1
+        if event.order == "bad":
+            raise ValueError
+
+    bus.declare()
+    bus.publish_many([Created(order=order) for order in ("a", "bad", "c", "c")])
+    try:
+        with bus.running():
+            assert bus.wait_idle(20)
+    finally:
+        stuck.set()
+    assert alone == {"a": 1, "bad": QUICK.max_attempts, "c": 2}
+    [letter] = bus.dead_letters("billing")
+    assert letter.error_type == "ValueError"
+
+
 def test_async_batches(bus: Bus) -> None:
     handled: list[int] = []
 

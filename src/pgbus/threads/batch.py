@@ -1,8 +1,8 @@
 """Batches: a handler that takes a list gets what waits, of many keys, in one call.
 
 Order is kept within each key: an event that is retried or given up takes the later ones of its key
-that were in the batch with it, so that they come again behind it. A batch whose handler raises is
-tried again at once, one event at a time: a bad event is blamed alone.
+that were in the batch with it, so that they come again behind it. A batch whose handler raises, or
+takes too long, is tried again at once, one event at a time: a bad event is blamed alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -164,10 +164,10 @@ class BatchWorker(Worker):
             self._pending.extend(part.portion.hold for part in parts)
 
     def _prepare(self, hold: Hold) -> _Part:
-        """Decode a chunk's events, up to one that is troubled or none: that comes alone."""
+        """Decode a chunk's events, up to one that is troubled or no event: that comes alone."""
         part = _Part(self._portion(hold))
         for message in hold.chunk.messages:
-            if hold.lost or hold.chunk.suspect or message.failures or self._subscription.closed:
+            if hold.lost or hold.chunk.suspect or message.troubled or self._subscription.closed:
                 break
             delivery = self._delivery(hold, message)
             event, result = self._attempts.decode(delivery)

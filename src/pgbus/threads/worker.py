@@ -62,6 +62,7 @@ class Worker:
         # What the thread that gives a call up reads while this one is in the handler.
         self._pending: deque[Hold] = deque()
         self._trying: list[tuple[Portion, Message]] = []
+        self._together = False
         self._gone = False
         # Most calls are of this kind: nobody limits them, and nothing but the event is asked for.
         self._quick = handler.is_plain and not (handler.is_async or handler.is_batch or limited)
@@ -253,7 +254,7 @@ class Worker:
             events: how many the call handles.
         """
         call = Call(self._definition.timeout, self._give_up)
-        self._trying, self._call = trying, call
+        self._trying, self._call, self._together = trying, call, events > 1
         if call.deadline is not None:
             self._station.watchdog.watch(call)
         result = DONE
@@ -301,26 +302,31 @@ class Worker:
         for portion, message in self._trying:
             portion.hold.abandoned = True
             delivery = self._delivery(portion.hold, message)
-            if reason == "shutdown":
-                extra = delivery.context.log_extra()
-                logger.warning("the handler outlasted the grace: given back", extra=extra)
-                portion.lane.again = (message.msg_id, 0.0, "release")
-            else:
+            if reason == "timeout" and not self._together:
                 error = TimedOut(f"the handler took longer than {self._definition.timeout:g} s")
                 verdict = self._outcomes.judge(message, error)
                 self._outcomes.apply(verdict, error, delivery, portion.lane)
+            else:  # it has not failed; where it was one of many, it is to be tried alone
+                if reason == "shutdown":
+                    extra = delivery.context.log_extra()
+                    logger.warning("the handler outlasted the grace: given back", extra=extra)
+                portion.lane.again = (message.msg_id, 0.0, "release")
             self._flush(portion, release=True)
         while self._pending:
             self._flush(self._portion(self._pending.popleft()), release=True)
         if reason == "timeout":
-            # An async handler is cancelled: its thread ends by itself.
-            if self._call is None or self._call.future is None:
-                logger.error(
-                    "a thread of %s is stuck in its handler and was replaced: %s",
-                    self._subscription.name,
-                    self._thread.name,
-                )
+            self._tell_stuck()
             self._retired(self)
+
+    def _tell_stuck(self) -> None:
+        name = self._subscription.name
+        # An async handler is cancelled: its thread ends by itself.
+        if self._call is None or self._call.future is None:
+            text = "a thread of %s is stuck in its handler and was replaced: %s"
+            logger.error(text, name, self._thread.name)
+        if self._together:
+            text = "a batch of %s took longer than %g s: its events are tried one by one"
+            logger.warning(text, name, self._definition.timeout)
 
 
 def _acknowledged(chunk: Chunk, delivery: Delivery, *, last: bool, more: bool) -> Ending:
