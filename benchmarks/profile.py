@@ -23,6 +23,7 @@ from benchmarks.report import Report
 from benchmarks.run import Opened, Run
 from pgbus import Bus, Event
 from pgbus.core.encoding import Encoder
+from pgbus.store.prepared import Prepared
 from pgbus.store.publish import publish
 from pgbus.store.query import run as ask
 from pgbus.store.routes import Routes
@@ -67,6 +68,7 @@ def _publish(run: Run, stack: ExitStack, ours: Opened) -> list[Case]:
     floors.prepare(bare)
     floor = stack.enter_context(psycopg.connect(bare, autocommit=True))
     connection = stack.enter_context(psycopg.connect(ours.dsn, autocommit=True))
+    prepared = Prepared(connection)
     encoder, routes, new_id = Encoder(source="bench"), Routes(), uuid4()
     ready = [encoder.encode(one, new_id=uuid4(), time="2026-01-31T12:00:00Z") for one in events]
     day = timedelta(days=1)
@@ -74,7 +76,7 @@ def _publish(run: Run, stack: ExitStack, ours: Opened) -> list[Case]:
         ELAPSED: lambda n: ours.peer.publish_each(events[n : n + 1], 1),
         "to encode it": lambda n: encoder.encode(events[n], new_id=new_id, time="now"),
         "its statement, committed": lambda n: ask(
-            connection, publish([ready[n]], routes, strict=False, window=day)
+            connection, publish([ready[n]], routes, strict=False, window=day), prepared.execute
         ),
         "raw INSERT, committed": lambda _: floor.execute(floors.INSERT, row, prepare=True),
         "a round trip with its body": lambda _: floor.execute(
