@@ -44,8 +44,13 @@ def test_batches_take_as_many_events_of_a_key_as_there_are() -> None:
     assert wish.quantity > 5  # a key has five events
 
 
-def test_slow_batches_take_one_for_each_thread() -> None:
-    assert learned(4, seconds=0.01, batch=100).target == 400  # of a second a call
+@pytest.mark.parametrize(
+    "demand", [learned(4, seconds=0.01, batch=100), Demand(4, ordered=True, batch=100)]
+)
+def test_slow_and_new_batches_take_a_call_for_each_thread_of_many_keys(demand: Demand) -> None:
+    wish = demand.wish(0)
+    assert wish is not None
+    assert (wish.lanes, wish.quantity) == (400, 1)
 
 
 def test_large_events_are_bounded_by_their_bytes() -> None:

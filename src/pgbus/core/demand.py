@@ -112,7 +112,7 @@ class Demand:
         quantity = 1
         if self._ordered:
             quantity = max(1, min(self._most_quantity, int(self._depth * 1.5) + 1, room))
-        if room <= 2 * self._threads:
+        if room <= 2 * self._threads or target == self._least:
             # Few can be begun at once: rather many keys than one key's future.
-            quantity = max(1, min(quantity, room // self._threads))
+            quantity = max(1, min(quantity, room // self._least))
         return Wish(max(1, room // quantity), quantity)
