@@ -44,13 +44,17 @@ def test_batches_take_as_many_events_of_a_key_as_there_are() -> None:
     assert wish.quantity > 5  # a key has five events
 
 
-@pytest.mark.parametrize(
-    "demand", [learned(4, seconds=0.01, batch=100), Demand(4, ordered=True, batch=100)]
-)
-def test_slow_and_new_batches_take_a_call_for_each_thread_of_many_keys(demand: Demand) -> None:
-    wish = demand.wish(0)
+def test_slow_batches_are_filled_with_many_keys() -> None:
+    wish = learned(4, seconds=0.1, batch=100).wish(0)
     assert wish is not None
     assert (wish.lanes, wish.quantity) == (400, 1)
+
+
+def test_a_new_subscription_of_batches_takes_several_events_of_several_keys() -> None:
+    wish = Demand(1, ordered=True, batch=10).wish(0)
+    assert wish is not None
+    assert wish.lanes > 1
+    assert wish.quantity > 1
 
 
 def test_large_events_are_bounded_by_their_bytes() -> None:

@@ -82,7 +82,7 @@ class Demand:
         """How many events to hold: at least a call's for every thread."""
         if self._seconds >= SLOW:
             return self._least
-        ahead = int(self._threads * HORIZON / max(self._seconds, 1e-6))
+        ahead = int(self._least * HORIZON / max(self._seconds, 1e-6))
         light = int(MOST_BYTES / max(self._size, 1.0))
         return max(self._least, min(MOST_EVENTS, ahead, light))
 
@@ -112,7 +112,7 @@ class Demand:
         quantity = 1
         if self._ordered:
             quantity = max(1, min(self._most_quantity, int(self._depth * 1.5) + 1, room))
-        if room <= 2 * self._threads or target == self._least:
+        if room <= 2 * self._threads or self._seconds >= SLOW:
             # Few can be begun at once: rather many keys than one key's future.
             quantity = max(1, min(quantity, room // self._least))
         return Wish(max(1, room // quantity), quantity)
