@@ -211,9 +211,10 @@ def test_connections_that_are_all_taken_starve_no_handler(
         for thread in taken:
             thread.start()
         eventually(lambda: gate.execute(WAITING).fetchone() == (pool.POOL_SIZE,), timeout=30)
-        monkeypatch.setattr(pool, "POOL_TIMEOUT", 0.5)
-        with pytest.raises(StoreError, match="all 8 connections"):
-            shop.bus.status("billing")
+        with monkeypatch.context() as impatient:
+            impatient.setattr(pool, "POOL_TIMEOUT", 0.5)
+            with pytest.raises(StoreError, match="all 8 connections"):
+                shop.bus.status("billing")
         # Longer than a lease: without heartbeats, its keys would be somebody else's.
         for n in range(30):
             bus.publish(Created(order="a", n=n))
