@@ -13,9 +13,9 @@ process goes the same way, one of them evades it.
 """
 
 from dataclasses import dataclass
-from random import SystemRandom
 from typing import Final
 
+from pgbus.core.chance import CHANCE
 from pgbus.model.delivery import FIRST_LANE, LAST_LANE
 
 FIRST_EVENT: Final = -(2**63)
@@ -39,8 +39,6 @@ STROLL: Final = 16
 keep it from ever reaching the others."""
 MOST_EVADED: Final = 20_000
 """How many events to keep out of the way of another process, at most."""
-_RANDOM: Final = SystemRandom()
-"""Not the application's, whose processes may all have the same seed, and go the same ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +106,7 @@ class Walk:
         """Go elsewhere: two that go side by side wait for each other at every step."""
         self._barren = False
         if step.by_arrival:
-            away = _RANDOM.randint(1, MOST_EVADED)
+            away = CHANCE.randint(1, MOST_EVADED)
             self._event, self._leaps = min(LAST_EVENT, resume + away), 0
         else:
             self._lane = _anywhere()
@@ -144,4 +142,4 @@ class Walk:
 
 
 def _anywhere() -> int:
-    return _RANDOM.randint(FIRST_LANE, LAST_LANE)
+    return CHANCE.randint(FIRST_LANE, LAST_LANE)

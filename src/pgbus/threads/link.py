@@ -9,13 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from random import SystemRandom
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow, tuple_row
 
+from pgbus.core.chance import CHANCE
 from pgbus.errors import PgbusError, StoreError
 from pgbus.store.migrate import NOT_INSTALLED
 from pgbus.store.query import Operation, run
@@ -36,8 +36,6 @@ INTERRUPTED = 0.1
 """Seconds that a thread gets to end once its socket is shut."""
 
 MOST_TEXT = 500
-# Not the application's, whose processes may all have the same seed.
-_RANDOM = SystemRandom()
 _LINES = re.compile(r"\s+")
 _OF_QUEUE = re.compile(r"pgbus\.(?:take|settle|bury)_")
 
@@ -354,7 +352,7 @@ class Backoff:
         """Return how long to wait: a random half to the whole of the next step, in seconds."""
         step = self._next
         self._next = min(self._most, step * 2)
-        return step * _RANDOM.uniform(0.5, 1.0)
+        return step * CHANCE.uniform(0.5, 1.0)
 
     def wait(self, stop: threading.Event) -> bool:
         """Wait for the next step; true once ``stop`` is set."""

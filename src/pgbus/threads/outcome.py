@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Callable
-from random import SystemRandom
 from typing import assert_never
 
 import msgspec
 
 from pgbus.core.account import exc_info, text_of, trace_of
+from pgbus.core.chance import CHANCE
 from pgbus.core.retry import decide
 from pgbus.core.verdict import Again, Bury, Done, GiveBack, Verdict
 from pgbus.errors import LeaseLost, PgbusError
@@ -22,8 +22,6 @@ logger = logging.getLogger(__name__)
 GIVE_BACK = 0.25
 """Seconds for which an event of an unknown type is left to other workers."""
 MOST_TEXT = 16_384
-# Not the application's, whose processes may all have the same seed.
-_RANDOM = SystemRandom()
 
 
 class WorkerDied(PgbusError):
@@ -54,7 +52,7 @@ class Outcomes:
             error,
             message.failures + 1,
             message.deaths,
-            _RANDOM.random(),
+            CHANCE.random(),
         )
 
     def apply(
@@ -83,7 +81,7 @@ class Outcomes:
                     level = logging.INFO if error is None else logging.DEBUG
                     extra = delivery.context.log_extra()
                     logger.log(level, "given back: %s", reason, extra=extra)
-                    delay = GIVE_BACK * _RANDOM.uniform(0.5, 1.5)
+                    delay = GIVE_BACK * CHANCE.uniform(0.5, 1.5)
                     lane.again = (message.msg_id, delay, "none")
             case Bury():
                 assert error is not None
