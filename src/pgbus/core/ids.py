@@ -37,16 +37,21 @@ def new_event_ids(now_ms: int, random: bytes, after: UUID | None = None) -> list
     if rest or count < 0:
         raise ValueError(f"{len(random)} random bytes, not {RANDOM_BYTES} and {STEP_BYTES} an id")
     number = (now_ms << 74) | (int.from_bytes(random[:RANDOM_BYTES], "big") & _FREE)
-    if after is not None:
-        last = after.int
-        last = ((last >> 80) << 74) | ((last >> 64 & 0xFFF) << 62) | (last & _LOW)
-        if number <= last:
-            number = last + 1 + int.from_bytes(random[:STEP_BYTES], "big")
-    ids = [_id(number)]
+    first = _id(number)
+    if after is not None and first <= after:
+        number = _number(after) + 1 + int.from_bytes(random[:STEP_BYTES], "big")
+        first = _id(number)
+    ids = [first]
     for step in struct.unpack_from(f"={count}I", random, RANDOM_BYTES):
         number += 1 + step
         ids.append(_id(number))
     return ids
+
+
+def _number(made: UUID) -> int:
+    """Return the bits of an id that count."""
+    bits = made.int
+    return ((bits >> 80) << 74) | ((bits >> 64 & 0xFFF) << 62) | (bits & _LOW)
 
 
 def _id(number: int) -> UUID:

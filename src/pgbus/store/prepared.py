@@ -7,12 +7,11 @@ the parameters, to wait as the connection waits, and to load the rows.
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from itertools import starmap
 from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import generators
-from psycopg.abc import Buffer, PQGen
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import Format
 from psycopg.pq.abc import PGresult
@@ -63,20 +62,24 @@ class Prepared:
             return self._execute(query)
 
     def _execute(self, query: Query[T]) -> list[T]:
-        assert isinstance(query.parameters, Mapping)
+        assert isinstance(query.parameters, dict)
         statement = _parse(query.text)
         transformer = self._transformer
-        values = transformer.dump_sequence(
-            [query.parameters[name] for name in statement.names], statement.formats
-        )
-        assert transformer.types is not None
-        name = self._names.get((query.text, transformer.types))
+        named = map(query.parameters.__getitem__, statement.names)
+        values = transformer.dump_sequence(list(named), statement.formats)
+        types, formats = transformer.types, transformer.formats
+        assert types is not None
+        name = self._names.get((query.text, types))
         if name is None:
-            name = self._prepare(query.text, statement.text, transformer.types)
-        result = self._connection.wait(self._asked(name, statement.text, values))
+            name = self._prepare(query.text, statement.text, types)
+        pgconn = self._connection.pgconn
+        if name:
+            pgconn.send_query_prepared(name, values, formats, Format.BINARY)
+        else:
+            pgconn.send_query_params(statement.text, values, types, formats, Format.BINARY)
+        result = self._reply()
         transformer.set_pgresult(result)
-        make = query.make
-        return [make(*row) for row in transformer.load_rows(0, result.ntuples, tuple)]
+        return list(starmap(query.make, transformer.load_rows(0, result.ntuples, tuple)))
 
     def _prepare(self, key: bytes, text: bytes, types: tuple[int, ...]) -> bytes:
         """Prepare a statement, and return its name; an empty one where it is not prepared."""
@@ -85,27 +88,15 @@ class Prepared:
         # Interrupted as it waits for the answer, it may have been prepared: no name is used twice.
         self._count += 1
         name = f"pgbus_{self._count}".encode()
-        self._connection.wait(self._parsed(name, text, types))
+        self._connection.pgconn.send_prepare(name, text, types)
+        self._reply()
         self._names[key, types] = name
         return name
 
-    def _parsed(self, name: bytes, text: bytes, types: tuple[int, ...]) -> PQGen[PGresult]:
-        self._connection.pgconn.send_prepare(name, text, types)
-        return (yield from self._reply())
-
-    def _asked(
-        self, name: bytes, text: bytes, values: "Sequence[Buffer | None]"
-    ) -> PQGen[PGresult]:
-        formats, types = self._transformer.formats, self._transformer.types
-        pgconn = self._connection.pgconn
-        if name:
-            pgconn.send_query_prepared(name, values, formats, Format.BINARY)
-        else:
-            pgconn.send_query_params(text, values, types, formats, Format.BINARY)
-        return (yield from self._reply())
-
-    def _reply(self) -> PQGen[PGresult]:
-        results: list[PGresult] = yield from generators.execute(self._connection.pgconn)
+    def _reply(self) -> PGresult:
+        """Wait for the answer to what was sent."""
+        asked = generators.execute(self._connection.pgconn)
+        results: list[PGresult] = self._connection.wait(asked)
         for result in results:  # a second one says that the statement succeeded, but not its commit
             check(self._connection, result)
         return results[0]

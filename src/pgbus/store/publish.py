@@ -58,10 +58,11 @@ def publish_known(
     Returns:
         The receipts; ``None`` where nothing was stored, because only the server can decide.
     """
-    topics = list(dict.fromkeys(event.topic for event in events))
+    if any(event.given_id or event.due is not None for event in events):
+        return None
+    topics = list(dict.fromkeys([event.topic for event in events]))
     generation, known = routes.recall(topics)
-    plain = not any(event.given_id or event.due is not None for event in events)
-    if not plain or generation is None:
+    if generation is None:
         return None
     if len(events) == 1:
         return (yield from put_one(events[0], known[0], generation, strict=strict))

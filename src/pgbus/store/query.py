@@ -6,9 +6,9 @@ is :func:`run`; one over an asynchronous connection would be as short and share 
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+import msgspec
 import psycopg
 from psycopg.adapt import AdaptersMap, Transformer
 from psycopg.errors import error_from_result
@@ -21,16 +21,18 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-@dataclass(frozen=True, slots=True)
-class Query(Generic[T]):
+class Query(msgspec.Struct, Generic[T], frozen=True):
     """One statement, its parameters, and what to make of each of its rows."""
 
     text: bytes
-    parameters: Sequence[Any] | Mapping[str, Any] | None = field(repr=False)
+    parameters: Sequence[Any] | Mapping[str, Any] | None
     """None sends the text as it is: it may then be a script of many statements."""
     make: Callable[..., T]
     prepare: bool | None = None
     """True for the hot path; None leaves it to the connection."""
+
+    def __repr__(self) -> str:
+        return f"Query({self.text!r})"  # its parameters may be somebody's payload
 
 
 Operation = Generator[Query[Any], list[Any], R]

@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import select
 import socket
 import threading
 import time
@@ -84,18 +83,6 @@ def settings(dsn: str, name: str) -> dict[str, Any]:
     given = conninfo_to_dict(dsn)
     kept = {key: value for key, value in defaults.items() if key not in given}
     return {**kept, "autocommit": True, "row_factory": tuple_row, "application_name": name}
-
-
-def check_socket(connection: "psycopg.Connection[Any]") -> None:
-    """Raise if the server has closed an idle connection; costs no round trip where it has not.
-
-    Raises:
-        psycopg.OperationalError: the connection is gone.
-    """
-    poller = select.poll()
-    poller.register(connection.fileno(), select.POLLIN)
-    if poller.poll(0):
-        connection.execute("")
 
 
 def is_over(connection: "psycopg.Connection[Any]", error: psycopg.Error) -> bool:

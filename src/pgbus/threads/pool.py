@@ -2,6 +2,7 @@
 
 import functools
 import os
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,6 @@ from pgbus.store.prepared import Prepared
 from pgbus.store.query import Operation, run
 from pgbus.threads.link import (
     as_store_error,
-    check_socket,
     connect,
     is_over,
     settings,
@@ -65,6 +65,21 @@ class PooledConnection(psycopg.Connection[TupleRow]):
     def prepared(self) -> Prepared:
         """Its statements of the hot path."""
         return Prepared(self)
+
+    def check_socket(self) -> None:
+        """Raise if the server has closed it while idle; costs no round trip where it has not.
+
+        Raises:
+            psycopg.OperationalError: the connection is gone.
+        """
+        if self._poller.poll(0):
+            self.execute("")
+
+    @functools.cached_property
+    def _poller(self) -> select.poll:
+        poller = select.poll()
+        poller.register(self.fileno(), select.POLLIN)
+        return poller
 
 
 class _Stack(ConnectionPool[PooledConnection]):
@@ -113,8 +128,13 @@ class Pool:
         Raises:
             StoreError: the database refused or could not be reached.
         """
-        with self.connection(changes=changes, within=within) as connection:
+        pool, connection = self._lend(within)
+        try:
             return run(connection, operation(), connection.prepared.execute)
+        except psycopg.Error as error:
+            raise _as_store_error(pool, connection, error, changes=changes) from error
+        finally:
+            pool.putconn(connection)
 
     @contextmanager
     def connection(
@@ -128,6 +148,18 @@ class Pool:
         Raises:
             StoreError: there is none to be had, or the database refused what the block asked.
         """
+        pool, connection = self._lend(within)
+        try:
+            yield connection
+        except psycopg.Error as error:
+            raise _as_store_error(pool, connection, error, changes=changes) from error
+        finally:
+            pool.putconn(connection)
+
+    def _lend(
+        self, within: float | None
+    ) -> "tuple[ConnectionPool[PooledConnection], PooledConnection]":
+        """Return a connection that works, and the pool to give it back to."""
         pool = self.open()
         try:
             connection = _working_one(pool)
@@ -136,12 +168,7 @@ class Pool:
         except PoolClosed as error:
             raise ConfigurationError(CLOSED) from error
         connection.within = within
-        try:
-            yield connection
-        except psycopg.Error as error:
-            raise _as_store_error(pool, connection, error, changes=changes) from error
-        finally:
-            pool.putconn(connection)
+        return pool, connection
 
     def open(self) -> "ConnectionPool[PooledConnection]":
         """Open the pool, unless it is open, and return it.
@@ -260,7 +287,7 @@ def _working_one(pool: "ConnectionPool[PooledConnection]") -> PooledConnection:
                 raise
             continue
         try:
-            check_socket(connection)
+            connection.check_socket()
         except psycopg.Error:
             pool.putconn(connection)  # which makes another in its place
         else:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import secrets
 import threading
 import time
 from collections.abc import Sequence
@@ -122,7 +121,7 @@ class Publisher:
         """Return so many new ids, in their order, and the time."""
         now = time.time()
         self._contracts.expire(now)
-        random = secrets.token_bytes(RANDOM_BYTES + STEP_BYTES * (count - 1))
+        random = os.urandom(RANDOM_BYTES + STEP_BYTES * (count - 1))
         with self._lock:
             ids = new_event_ids(int(now * 1000), random, self._last_id)
             self._last_id = ids[-1]
