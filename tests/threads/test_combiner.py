@@ -5,12 +5,15 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import pytest
 
 from pgbus import Bus, Event, PayloadError, StoreError
-from pgbus.threads.combiner import MOST_ITEMS, Combiner
+from pgbus.threads.combiner import MOST_ITEMS, Combiner, Seats
 from tests.waiting import eventually
+
+ONE = Seats(1, 1, 1)
 
 
 class Interrupted(BaseException):
@@ -38,13 +41,13 @@ class Store:
         return [str(item) for item in items]
 
 
-def waits(combiner: Combiner[int, str], number: int) -> bool:
+def waits(combiner: "Combiner[Any, Any]", number: int) -> bool:
     return len(combiner._waiting) == number
 
 
 def combined(store: Store, calls: Sequence[Sequence[int]]) -> list[Sequence[str] | Exception]:
     """Run calls while a first one takes the only seat, and return what each came to."""
-    combiner = Combiner(store, seats=(1, 1))
+    combiner = Combiner(store, seats=ONE)
     with ThreadPoolExecutor(len(calls) + 1) as pool:
         first = pool.submit(combiner.run, [0])
         assert store.entered.wait(10)
@@ -111,7 +114,7 @@ def test_where_the_outcome_is_unknown_it_is_for_everyone() -> None:
 def test_an_interrupted_leader_leaves_nobody_waiting() -> None:
     store = Store()
     store.error = Interrupted  # type: ignore[assignment]
-    combiner = Combiner(store, seats=(1, 1))
+    combiner = Combiner(store, seats=ONE)
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(combiner.run, [0])
         assert store.entered.wait(10)
@@ -132,7 +135,7 @@ def test_an_interrupted_leader_leaves_nobody_waiting() -> None:
 def test_who_is_interrupted_as_it_waits_keeps_nobody_else_waiting(*, handed_over: bool) -> None:
     """In the main thread, the only one that a signal interrupts."""
     store = Store()
-    combiner = Combiner(store, seats=(1, 1))
+    combiner = Combiner(store, seats=ONE)
     main = threading.get_ident()
 
     def interrupt() -> None:
@@ -181,24 +184,56 @@ def test_there_are_as_many_commits_at_once_as_seats() -> None:
         together.wait()
         return items
 
-    combiner = Combiner(store, seats=(3, 3))
+    combiner = Combiner(store, seats=Seats(3, 3, 3))
     with ThreadPoolExecutor(3) as pool:
         futures = [pool.submit(combiner.run, [n]) for n in range(3)]
         assert [future.result(10) for future in futures] == [[0], [1], [2]]
     assert combiner._busy == 0
 
 
-def test_while_python_is_busy_fewer_commits_are_under_way_at_once() -> None:
-    def store(items: Sequence[tuple[float, float]]) -> Sequence[object]:
-        clocks.extend(items)
+class Clocks:
+    """A store that sets the clocks: what is stored is the time, and how long Python was busy."""
+
+    def __init__(self) -> None:
+        self.now, self.busy = 0.0, 0.0
+        self.together: threading.Barrier | None = None
+
+    def __call__(self, items: Sequence[tuple[float, float]]) -> Sequence[object]:
+        if self.together is not None:
+            self.together.wait()
+        self.now, self.busy = max(items)
         return items
 
-    clocks = [(0.0, 0.0)]
-    clock, work = (lambda: clocks[-1][0]), (lambda: clocks[-1][1])
-    combiner = Combiner(store, seats=(1, 2), clock=clock, work=work)
+    def combiner(self, seats: Seats) -> "Combiner[tuple[float, float], object]":
+        return Combiner(self, seats=seats, clock=lambda: self.now, work=lambda: self.busy)
+
+
+def test_while_python_is_busy_fewer_commits_are_under_way_at_once() -> None:
+    combiner = Clocks().combiner(Seats(spare=2, own=1, shared=1))
     for now, busy, seats in ((1.0, 0.1, 2), (2.0, 0.9, 1), (2.01, 0.9, 1), (3.0, 1.0, 2)):
         combiner.run([(now, busy)])
         assert combiner._seats == seats
+
+
+@pytest.mark.parametrize(("threads", "seats"), [(2, 2), (3, 1)])
+def test_more_threads_than_there_are_seats_share_fewer(threads: int, seats: int) -> None:
+    clocks = Clocks()
+    combiner = clocks.combiner(Seats(spare=1, own=2, shared=1))
+    clocks.together = threading.Barrier(2, timeout=10)
+    with ThreadPoolExecutor(threads) as pool:
+        first = pool.submit(combiner.run, [(0.0, 0.0)])
+        eventually(lambda: combiner._busy == 1)
+        others = [pool.submit(combiner.run, [(0.0, 0.0)]) for _ in range(threads - 1)]
+        eventually(partial(waits, combiner, threads - 1))
+        clocks.together.wait()
+        clocks.together.wait()  # whoever comes next stores for all that waited
+        for future in (first, *others):
+            future.result(10)
+        clocks.together = None
+        for now, busy in ((1.0, 0.9), (2.0, 1.8)):
+            expected = seats if now == 1.0 else 2
+            combiner.run([(now, busy)])
+            assert combiner._seats == expected
 
 
 class Created(Event, topic="orders.created", key="order"):

@@ -6,23 +6,36 @@ free, and the first of them stores them all: batches grow with the load, nothing
 There are several seats, because with a single one each publish would wait for the end of another
 before its own begins: two threads would publish no more than one, on a disk that takes 2 ms, and
 half as much where handing over from thread to thread takes longer than the commit. While Python has
-time to spare there are more of them, because PostgreSQL flushes what all of them commit at once;
-where it is Python that everything waits for, more would only make it change threads more often.
+time to spare there are more of them, because PostgreSQL flushes what all of them commit at once.
+Where it is Python that everything waits for, more would only make it change threads more often: a
+few threads have a seat each, and many share two.
 """
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from pgbus.errors import PgbusError, StoreError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-SEATS, MOST_SEATS = 4, 8
-"""Commits under way at once, while Python is busy and while it has time to spare."""
+
+class Seats(NamedTuple):
+    """How many commits may be under way at once."""
+
+    spare: int = 8
+    """While Python has time to spare."""
+    own: int = 4
+    """While it is busy, and no more threads than that publish at the same time."""
+    shared: int = 2
+    """While it is busy, and more of them do. Where five to 32 did, on two cores, a publish by four
+    seats took a fifth longer; where three or four did, one by two."""
+
+
+SEATS = Seats()
 BUSY = 0.6
 """The processor's seconds a second from which on Python is busy."""
 WINDOW = 0.05
@@ -53,7 +66,7 @@ class Combiner(Generic[T, R]):
 
     Parameters:
         store: stores any number of items, all or none, and returns a result for each.
-        seats: how many of its calls may be under way at once, while Python is busy and else.
+        seats: how many of its calls may be under way at once.
         clock: returns the seconds that have passed.
         work: returns those that Python was busy.
     """
@@ -62,13 +75,13 @@ class Combiner(Generic[T, R]):
         self,
         store: Callable[[Sequence[T]], Sequence[R]],
         *,
-        seats: tuple[int, int] = (SEATS, MOST_SEATS),
+        seats: Seats = SEATS,
         clock: Callable[[], float] = time.monotonic,
         work: Callable[[], float] = time.process_time,
     ) -> None:
         self._store = store
-        self._few, self._many = seats
-        self._seats = self._many
+        self._rules = seats
+        self._seats = seats.spare
         self._clock = clock
         self._work = work
         self._looked = clock()
@@ -76,6 +89,7 @@ class Combiner(Generic[T, R]):
         self._lock = threading.Lock()
         self._busy = 0
         self._waiting: deque[_Entry[T, R]] = deque()
+        self._crowd = 0  # the most who were at it at the same time, when somebody had to wait
 
     def run(self, items: Sequence[T]) -> Sequence[R]:
         """Store items, in one commit with those of other threads where many come at once.
@@ -109,6 +123,7 @@ class Combiner(Generic[T, R]):
                 else:
                     entry.gate.acquire()
                     self._waiting.append(entry)
+                    self._crowd = max(self._crowd, self._busy + len(self._waiting))
             if not entry.batch:
                 entry.gate.acquire()
         except BaseException:
@@ -151,9 +166,13 @@ class Combiner(Generic[T, R]):
         passed = now - self._looked
         if passed > WINDOW:
             worked = self._work()
-            is_busy = worked - self._worked > BUSY * passed
-            self._seats = self._few if is_busy else self._many
-            self._looked, self._worked = now, worked
+            if worked - self._worked <= BUSY * passed:
+                self._seats = self._rules.spare
+            elif self._crowd <= self._rules.own:
+                self._seats = self._rules.own
+            else:
+                self._seats = self._rules.shared
+            self._looked, self._worked, self._crowd = now, worked, 0
 
     def _store_all(self, batch: Sequence[_Entry[T, R]]) -> None:
         """Store a batch and let its other callers go."""
