@@ -210,7 +210,15 @@ class Clocks:
 
 def test_while_python_is_busy_fewer_commits_are_under_way_at_once() -> None:
     combiner = Clocks().combiner(Seats(spare=2, own=1, shared=1))
-    for now, busy, seats in ((1.0, 0.1, 2), (2.0, 0.9, 1), (2.01, 0.9, 1), (3.0, 1.0, 2)):
+    steps = [
+        (1.0, 0.1, 2),
+        (2.0, 0.8, 2),
+        (3.0, 1.7, 1),
+        (3.01, 1.7, 1),
+        (4.0, 2.3, 1),
+        (5.0, 2.7, 2),
+    ]
+    for now, busy, seats in steps:
         combiner.run([(now, busy)])
         assert combiner._seats == seats
 

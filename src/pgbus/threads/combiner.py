@@ -36,8 +36,9 @@ class Seats(NamedTuple):
 
 
 SEATS = Seats()
-BUSY = 0.6
-"""The processor's seconds a second from which on Python is busy."""
+BUSY, AT_EASE = 0.8, 0.5
+"""The processor's seconds a second above which Python is busy, and below which it is so no more:
+with fewer seats it has less to do."""
 WINDOW = 0.05
 """Seconds over which that is looked at."""
 MOST_ITEMS = 500
@@ -87,6 +88,7 @@ class Combiner(Generic[T, R]):
         self._looked = clock()
         self._worked = work()
         self._lock = threading.Lock()
+        self._is_busy = False
         self._busy = 0
         self._waiting: deque[_Entry[T, R]] = deque()
         self._crowd = 0  # the most who were at it at the same time, when somebody had to wait
@@ -166,7 +168,9 @@ class Combiner(Generic[T, R]):
         passed = now - self._looked
         if passed > WINDOW:
             worked = self._work()
-            if worked - self._worked <= BUSY * passed:
+            limit = AT_EASE if self._is_busy else BUSY
+            self._is_busy = worked - self._worked > limit * passed
+            if not self._is_busy:
                 self._seats = self._rules.spare
             elif self._crowd <= self._rules.own:
                 self._seats = self._rules.own
