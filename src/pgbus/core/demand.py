@@ -97,18 +97,24 @@ class Demand:
         if events:
             self._size += 0.5 * (size / events - self._size)
 
-    def wish(self, in_hand: int) -> Wish | None:
-        """Return what to take, or ``None`` while enough is in hand.
+    @property
+    def low(self) -> int:
+        """How many events in hand are too few.
 
-        Waits until a quarter of the target is used up: a take for one event costs as much as one
-        for fifty, but fast handlers must not wait for one.
+        A quarter of the target is used up then: a take for one event costs as much as one for
+        fifty, but fast handlers must not wait for one.
         """
+        return self._low(self.target)
+
+    def _low(self, target: int) -> int:
+        return max(target * 3 // 4, self._least - 1)
+
+    def wish(self, in_hand: int) -> Wish | None:
+        """Return what to take, or ``None`` while enough is in hand."""
         target = self.target
-        if in_hand > target * 3 // 4 and in_hand >= self._least:
+        if in_hand > self._low(target):
             return None
         room = target - in_hand
-        if room <= 0:
-            return None
         quantity = 1
         if self._ordered:
             quantity = max(1, min(self._most_quantity, int(self._depth * 1.5) + 1, room))

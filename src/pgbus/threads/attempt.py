@@ -182,8 +182,9 @@ class Attempts:
     ) -> None:
         name = self._subscription.name
         self._handler.call(argument, context, connection)
-        if any(hold.abandoned for hold in holds):
-            raise lease_lost(name)
+        for hold in holds:
+            if hold.abandoned:
+                raise lease_lost(name)
         ending = finish()
         if ending.outgoing:
             run(connection, self._station.publish(ending.outgoing))

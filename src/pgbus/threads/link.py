@@ -151,6 +151,22 @@ def sever(connection: "psycopg.Connection[Any]") -> None:
         handle.shutdown(socket.SHUT_RDWR)
 
 
+class _Watched:
+    """A block in which the watchdog cuts what waits too long; any number, one after the other."""
+
+    __slots__ = ("_link",)
+
+    def __init__(self, link: "Link") -> None:
+        self._link = link
+
+    def __enter__(self) -> None:
+        self._link.cut = False
+        self._link.busy_since = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._link.busy_since = None
+
+
 class Link:
     """One connection that one thread of the bus uses, and that is made anew after it broke.
 
@@ -179,6 +195,7 @@ class Link:
         self.patience = 1.0
         # Written by the watchdog, and cleared before each statement: whether it cut the last one.
         self.cut = False
+        self.watched = _Watched(self)
 
     @property
     def connected(self) -> bool:
@@ -230,22 +247,12 @@ class Link:
         """
         connection = self.connection()
         try:
-            with self.watched():
+            with self.watched:
                 return work(connection)
         except psycopg.Error as error:
             if is_over(connection, error):
                 self.drop()
             raise
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Have the watchdog cut what waits too long in this block."""
-        self.cut = False
-        self.busy_since = time.monotonic()
-        try:
-            yield
-        finally:
-            self.busy_since = None
 
     def sever_if_stalled(self, now: float) -> None:
         """Shut the socket of a statement that has waited too long; called by the watchdog."""

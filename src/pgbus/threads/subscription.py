@@ -64,7 +64,8 @@ class Subscription:
     """The meeting point of the fetcher, the workers and the settler of one subscription.
 
     The fetcher alone uses ``walk`` and writes ``asleep``, ``streak``, ``vain`` and ``patience``;
-    ``ready`` and ``nap`` are set by anyone and cleared by the fetcher before it looks.
+    ``ready`` and ``nap`` are set by anyone and cleared by the fetcher before it looks. Once it is
+    ``closed`` it takes no more work.
     """
 
     def __init__(self, number: int, definition: Definition) -> None:
@@ -82,12 +83,14 @@ class Subscription:
         self.nap: float | None = None
         self.vain = 0
         self.patience = 1.0
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._inbox: deque[Hold] = deque()
         self._parcels: deque[Parcel] = deque()
         self._in_hand = 0
+        self._low = 0
         self._suspects = 0
-        self._closed = False
+        self.closed = False
 
     def look(self) -> None:
         """Have the fetcher look: at once or, after some looks in vain, after a nap."""
@@ -100,6 +103,7 @@ class Subscription:
 
     def wish(self) -> Wish | None:
         """Return what to take next, or ``None`` while enough is in hand."""
+        self._low = self.demand.low  # first: who settles an event now finds one or the other
         return self.demand.wish(self._in_hand)
 
     @property
@@ -120,12 +124,12 @@ class Subscription:
     def receive(self) -> list[Hold]:
         """Wait for chunks; an empty list means that the subscription stops."""
         with self._changed:
-            while not (self._inbox or self._closed):
+            while not (self._inbox or self.closed):
                 if self._parcels:
                     self._unpack()
                 else:
                     self._changed.wait()
-            if self._closed:
+            if self.closed:
                 return []
             if self.definition.handler.is_batch:
                 return self._next_batch()
@@ -167,14 +171,18 @@ class Subscription:
     def pause(self, seconds: float) -> None:
         """Wait, unless the subscription stops."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed, seconds)
+            self._changed.wait_for(lambda: self.closed, seconds)
 
     # The settler's side.
 
-    def settled(self, portions: Iterable[tuple[Hold, int, bool]]) -> None:
-        """Note how many events of chunks are settled, and whether their lanes were let go."""
+    def settled(self, portions: Iterable[tuple[Hold, int, bool]]) -> bool:
+        """Note how many events of chunks are settled, and whether their lanes were let go.
+
+        Returns:
+            Whether too few are left in hand, as far as the fetcher last knew.
+        """
         freed = False
-        with self._changed:
+        with self._lock:
             for hold, events, released in portions:
                 if released:
                     events = hold.unsettled
@@ -184,21 +192,17 @@ class Subscription:
                 freed = freed or released
         if freed:
             self.look()
+        return self._in_hand <= self._low
 
     # Stopping.
 
     def close(self) -> list[Hold]:
         """Let the workers go after what they handle now; return what was not begun."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             while self._parcels:
                 self._unpack()
             left = list(self._inbox)
             self._inbox.clear()
             self._changed.notify_all()
         return left
-
-    @property
-    def closed(self) -> bool:
-        """Whether it takes no more work."""
-        return self._closed

@@ -55,7 +55,7 @@ class Transactions:
         self._server = server
         self._watchdog = watchdog
         self._link: Link | None = None
-        self._link_name = ""
+        self._session = 0
         # Whether one began with the end of the last, for an event that was to follow at once.
         self._ahead = False
 
@@ -72,7 +72,7 @@ class Transactions:
             link.drop()
             connection, ahead = link.connection(), False
         if not ahead:
-            with link.watched():
+            with link.watched:
                 begin_handling(connection)
         return connection
 
@@ -98,7 +98,7 @@ class Transactions:
             raise PgbusError("the handler left a statement unfinished on its connection")
         assert self._link is not None
         try:
-            with self._link.watched():
+            with self._link.watched:
                 end_handling(connection, name, worker, lanes, more=more)
         except psycopg.errors.QueryCanceled as error:
             if connection.pgconn.transaction_status != Status.IDLE:
@@ -116,7 +116,7 @@ class Transactions:
         status = connection.pgconn.transaction_status
         try:
             if status in (Status.INTRANS, Status.INERROR):
-                with self._link.watched():
+                with self._link.watched:
                     roll_back_handling(connection)
             elif status != Status.IDLE:
                 self._link.drop()
@@ -132,11 +132,11 @@ class Transactions:
             self._link = None
 
     def _own_link(self, session: Session) -> Link:
-        name = f"pgbus/{session.id:x}"
-        if self._link is None or self._link_name != name:
+        if self._link is None or self._session != session.id:
             self.close()
+            name = f"pgbus/{session.id:x}"
             self._link = Link(self._server, lambda: name, HandlerConnection, may_idle=True)
             self._link.patience = LONG
-            self._link_name = name
+            self._session = session.id
             self._watchdog.guard(self._link)
         return self._link

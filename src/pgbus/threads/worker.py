@@ -120,20 +120,22 @@ class Worker:
 
     def _handle_chunk(self, hold: Hold) -> None:
         portion = self._portion(hold)
-        messages = hold.chunk.messages
-        for position, message in enumerate(messages):
+        last = hold.chunk.messages[-1]
+        for message in hold.chunk.messages:
             if hold.lost or self._subscription.closed:
                 break
-            last = position == len(messages) - 1
             step = self._handle_quickly(portion, message) if self._quick else None
             if step is None:
-                step = self._handle(portion, message, last=last)
-            if step == "over":
+                step = self._handle(portion, message, last=message is last)
+            if step != "on":
+                if step == "stop":
+                    self._flush(portion, release=True)
                 return
-            if step == "stop":
-                self._flush(portion, release=True)
-                return
-            if not last and portion.events and portion.since + self._patience < time.monotonic():
+            if (
+                message is not last
+                and portion.events
+                and portion.since + self._patience < time.monotonic()
+            ):
                 self._flush(portion, release=False)
                 portion = self._portion(hold)
         if hold.unsettled or portion.events:
@@ -200,8 +202,7 @@ class Worker:
 
     def _settled(self, hold: Hold, events: int, *, released: bool) -> None:
         """Note what a handler's transaction has settled, past the settler."""
-        self._subscription.settled([(hold, events, released)])
-        if self._subscription.wish() is not None:
+        if self._subscription.settled([(hold, events, released)]):
             self._station.released()
 
     def _portion(self, hold: Hold) -> Portion:
