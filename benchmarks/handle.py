@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from benchmarks import floors
 from benchmarks.crowd import crowd, drain
 from benchmarks.measure import Case, Series
 from benchmarks.orders import file_changes, orders, webhooks
 from benchmarks.peers import PGBUS, make
-from benchmarks.peers.pgbus import CONCURRENCY, has_batches
+from benchmarks.peers.pgbus import has_batches
 from benchmarks.report import Figure, Report
 from benchmarks.run import Opened, Run, describe, fastest, median
-from benchmarks.tally import Job
+from benchmarks.tally import THREADS, Job
 from pgbus import Event
 
 LIMIT = 20.0
@@ -23,7 +24,19 @@ TEN_A_KEY, ONE_A_KEY = "ordered, 10 events a key", "ordered, one event a key"
 UNKEYED = "without keys"
 GROUPED = "ordered, 10,000 events in 1,000 keys"
 TRANSACTIONS = "ordered, each event in the handler's transaction"
-RAW_DELETE = f"BEGIN; DELETE; COMMIT on {CONCURRENCY} connections"
+CONNECTIONS = (4, THREADS)
+"""Of transactional handlers, one for each thread, and of their floors. Where handlers wait for
+nothing but their commits, more than four threads only take the interpreter from each other."""
+
+
+def raw_delete(callers: int) -> str:
+    """Return what the floor of transactional handlers is called."""
+    return f"BEGIN; DELETE; COMMIT on {callers} connections"
+
+
+def transactions(threads: int) -> str:
+    """Return the name of a shape."""
+    return f"{TRANSACTIONS}, {threads} threads"
 
 
 def processes(count: int) -> str:
@@ -141,13 +154,15 @@ def _transactional(run: Run, stack: ExitStack, count: int) -> list[Case]:
     few = max(20, run.events // 5)
     events = orders(few, max(1, few // 10))
     ours = stack.enter_context(run.contender(PGBUS, "order"))
-    cases = [_case(TRANSACTIONS, ours, Job("order", "transaction"), events, count)]
     dsn = stack.enter_context(run.server.database())
     stored = floors.rows(dsn, events)
-    shape = TRANSACTIONS + processes(count)
-    callers = CONCURRENCY * count
-    title = RAW_DELETE.replace(str(CONCURRENCY), str(callers))
-    cases.append(Case(shape, title, lambda: floors.delete(dsn, stored, callers)))
+    cases = []
+    for threads in CONNECTIONS:
+        shape, job = transactions(threads), Job("order", "transaction", threads=threads)
+        cases.append(_case(shape, ours, job, events, count))
+        callers = threads * count
+        floor = partial(floors.delete, dsn, stored, callers)
+        cases.append(Case(shape + processes(count), raw_delete(callers), floor))
     return cases
 
 
@@ -207,7 +222,10 @@ def _figures(series: Sequence[Series], peers: Sequence[str]) -> list[Figure]:
         ("one event a key, ordered", ONE_A_KEY, many, "PgQueuer", 2.0),
         ("without keys", UNKEYED, many, "PgQueuer", 2.0),
         ("10,000 events in 1,000 keys", GROUPED, GROUPED, "pgmq grouped", 50.0),
-        ("transactional handlers", TRANSACTIONS, TRANSACTIONS, RAW_DELETE, 0.8),
+        *(
+            ("transactional handlers", transactions(one), transactions(one), raw_delete(one), 0.8)
+            for one in CONNECTIONS
+        ),
     ]
     found = []
     for what, shape, other_shape, other, least in wanted:

@@ -17,10 +17,11 @@ from benchmarks.measure import Case, Missing
 from benchmarks.meter import SETTLE, STORE, TAKE, Meter, Spent
 from benchmarks.orders import KINDS, batches, orders
 from benchmarks.peers import PGBUS
-from benchmarks.peers.pgbus import CONCURRENCY, QUEUE
+from benchmarks.peers.pgbus import QUEUE
 from benchmarks.publish import RAW_COPY, RAW_COPY_READY
 from benchmarks.report import Report
 from benchmarks.run import Opened, Run
+from benchmarks.tally import THREADS
 from pgbus import Bus, Event
 from pgbus.core.encoding import Encoder
 from pgbus.store.prepared import Prepared
@@ -48,7 +49,7 @@ def profile(run: Run) -> Report:
         setup=[
             "publish one by one: the median call, and the median of what a call is made of",
             f"publish {BATCH:,} at once: an event of {run.events:,}, each call one transaction",
-            f"handle: what waits, in one process with {CONCURRENCY} threads, an event",
+            f"handle: what waits, in one process with {THREADS} threads, an event",
             "server: the time in its functions, in which they may wait for a core, too",
             "Python and the server's processes run side by side, on the cores there are",
             run.method.replace("events/s", "µs"),
@@ -162,7 +163,7 @@ def _handled(ours: Opened, events: Sequence[Event], *, transactional: bool) -> S
     handler.__annotations__["_"] = KINDS["order"]
     meter = Meter(ours.dsn)
     with Bus(ours.dsn, service="bench") as bus:
-        bus.subscribe("#", name=QUEUE, concurrency=CONCURRENCY)(handler)
+        bus.subscribe("#", name=QUEUE, concurrency=THREADS)(handler)
         with bus.running():
             if not over.wait(PATIENCE):
                 raise Missing(f"{left[0]} events were not handled in {PATIENCE:.0f} s")

@@ -11,6 +11,8 @@ from pgbus.model.event import Event, key_of
 
 SPAWN: SpawnContext = multiprocessing.get_context("spawn")
 """Fresh processes, as consumers in production are: nothing of the measuring one is in them."""
+THREADS = 8
+"""What ``subscribe`` has by default."""
 
 
 class Job(NamedTuple):
@@ -24,6 +26,8 @@ class Job(NamedTuple):
     """How many a peer asks for at once, and how many a batch handler takes."""
     pause: float = 0.0
     """Seconds that the handler sleeps."""
+    threads: int = THREADS
+    """How many of pgbus's call the handler."""
     checked: bool = False
     """Count the events that come before an earlier one of their key."""
 

@@ -13,7 +13,6 @@ from benchmarks.tally import Counter, Job
 from pgbus import Bus, Event
 
 QUEUE = "bench"
-CONCURRENCY = 8
 
 
 class Pgbus:
@@ -112,7 +111,7 @@ def subscribe(bus: Bus, job: Job, counter: Counter) -> None:
         for event in events:
             take(event)
 
-    options: dict[str, Any] = {"name": QUEUE, "concurrency": CONCURRENCY}
+    options: dict[str, Any] = {"name": QUEUE, "concurrency": job.threads}
     handler: Any = {"each": each, "transaction": transaction, "batch": batch}[job.mode]
     handler.__annotations__ = {"event": type_, "return": None}
     if job.mode == "transaction":

@@ -179,7 +179,8 @@ class Subscription:
         """Note how many events of chunks are settled, and whether their lanes were let go.
 
         Returns:
-            Whether too few are left in hand, as far as the fetcher last knew.
+            Whether the fetcher should look: too few are left in hand, as far as it last knew, and
+            there may be more.
         """
         freed = False
         with self._lock:
@@ -192,7 +193,7 @@ class Subscription:
                 freed = freed or released
         if freed:
             self.look()
-        return self._in_hand <= self._low
+        return self._in_hand <= self._low and (self.ready or self.nap is not None)
 
     # Stopping.
 
