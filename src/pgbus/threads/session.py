@@ -47,7 +47,7 @@ class Session:
         The local deadline counts from when a heartbeat was *sent*, so it comes before the
         database's.
         """
-        return self._lost or time.clock_gettime(_CLOCK) > self._expires  # now(), for every event
+        return self._lost or now() > self._expires
 
     @property
     def dead(self) -> bool:
