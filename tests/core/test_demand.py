@@ -78,6 +78,7 @@ def test_a_wish_never_goes_beyond_the_target(
 ) -> None:
     demand = learned(concurrency, seconds=seconds, size=size, ordered=ordered)
     wish = demand.wish(in_hand)
+    assert (wish is None) == (in_hand > demand.low)
     if wish is None:
         assert in_hand >= concurrency
     else:

@@ -244,6 +244,28 @@ def test_more_threads_than_there_are_seats_share_fewer(threads: int, seats: int)
             assert combiner._seats == expected
 
 
+def test_those_whom_others_store_are_counted_too() -> None:
+    clocks = Clocks()
+    combiner = clocks.combiner(Seats(spare=1, own=2, shared=1))
+    clocks.together = threading.Barrier(2, timeout=10)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(combiner.run, [(0.0, 0.0)])
+        eventually(lambda: combiner._busy == 1)
+        others = [pool.submit(combiner.run, [(0.0, 0.0)]) for _ in range(2)]
+        eventually(partial(waits, combiner, 2))
+        combiner._crowd = 0  # as at the end of a window
+        clocks.together.wait()
+        first.result(10)  # one of the others stores for both, until the barrier lets it
+        late = pool.submit(combiner.run, [(0.0, 0.0)])
+        eventually(partial(waits, combiner, 1))
+        assert combiner._crowd == 3
+        clocks.together.wait()
+        clocks.together.wait()
+        for future in (*others, late):
+            future.result(10)
+    assert combiner._riding == 0
+
+
 class Created(Event, topic="orders.created", key="order"):
     order: str
     n: int = 0

@@ -38,7 +38,8 @@ class Prepared:
 
     Parameters:
         connection: nobody else uses it meanwhile, and it is in no pipeline. Where its
-            ``prepare_threshold`` is ``None``, nothing is prepared.
+            ``prepare_threshold`` is ``None``, nothing is prepared. Interrupted by a signal, it may
+            be left with a statement under way, and is of no more use.
     """
 
     def __init__(self, connection: "psycopg.Connection[Any]") -> None:

@@ -91,6 +91,7 @@ class Combiner(Generic[T, R]):
         self._is_busy = False
         self._busy = 0
         self._waiting: deque[_Entry[T, R]] = deque()
+        self._riding = 0  # those whom others store
         self._crowd = 0  # the most who were at it at the same time, when somebody had to wait
 
     def run(self, items: Sequence[T]) -> Sequence[R]:
@@ -125,7 +126,8 @@ class Combiner(Generic[T, R]):
                 else:
                     entry.gate.acquire()
                     self._waiting.append(entry)
-                    self._crowd = max(self._crowd, self._busy + len(self._waiting))
+                    crowd = self._busy + self._riding + len(self._waiting)
+                    self._crowd = max(self._crowd, crowd)
             if not entry.batch:
                 entry.gate.acquire()
         except BaseException:
@@ -146,6 +148,7 @@ class Combiner(Generic[T, R]):
             if entry in self._waiting:
                 self._waiting.remove(entry)
             self._waiting.extendleft(reversed(entry.batch[1:]))
+            self._riding -= len(entry.batch[1:])
         if entry.batch:  # the seat had just become its own
             self._hand_over()
 
@@ -161,6 +164,7 @@ class Combiner(Generic[T, R]):
             while self._waiting and size + len(self._waiting[0].items) <= MOST_ITEMS:
                 size += len(self._waiting[0].items)
                 first.batch.append(self._waiting.popleft())
+            self._riding += len(first.batch[1:])
         first.gate.release()
 
     def _count_seats(self) -> None:
@@ -187,6 +191,8 @@ class Combiner(Generic[T, R]):
                 entry.error = entry.error or _unknown()
             raise
         finally:
+            with self._lock:  # before they come back with the next
+                self._riding -= len(batch[1:])
             for entry in batch[1:]:
                 entry.gate.release()
 

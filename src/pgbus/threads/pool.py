@@ -129,7 +129,7 @@ class Pool:
             StoreError: the database refused or could not be reached.
         """
         pool, connection = self._lend(within)
-        try:
+        try:  # as :meth:`connection`, but for its generator: every publish comes by here
             return run(connection, operation(), connection.prepared.execute)
         except psycopg.Error as error:
             raise _as_store_error(pool, connection, error, changes=changes) from error

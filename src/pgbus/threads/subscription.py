@@ -83,7 +83,8 @@ class Subscription:
         self.nap: float | None = None
         self.vain = 0
         self.patience = 1.0
-        self._lock = threading.Lock()
+        # A signal's handler may call what the thread that it interrupts is in.
+        self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._inbox: deque[Hold] = deque()
         self._parcels: deque[Parcel] = deque()
@@ -103,7 +104,8 @@ class Subscription:
 
     def wish(self) -> Wish | None:
         """Return what to take next, or ``None`` while enough is in hand."""
-        self._low = self.demand.low  # first: who settles an event now finds one or the other
+        # First the mark, then the count: who settles an event meanwhile sees the one, or is seen.
+        self._low = self.demand.low
         return self.demand.wish(self._in_hand)
 
     @property
