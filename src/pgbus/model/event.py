@@ -118,6 +118,8 @@ def key_of(event: Event) -> str | None:
     if field is None:
         return None
     value = getattr(event, field)
+    if type(value) is str:  # as most are
+        return value
     if isinstance(value, enum.Enum):
         value = value.value  # as in the body
     if value is None or value is msgspec.UNSET:
