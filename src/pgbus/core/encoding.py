@@ -129,11 +129,7 @@ class Encoder:
             )
         if not source or string_fault(source) is not None:
             raise ConfigurationError("the source of events is empty or no text")
-        self._common = {
-            envelope.SOURCE: uri_reference(source),
-            envelope.SPEC_VERSION: envelope.CLOUDEVENTS_VERSION,
-            envelope.CONTENT_TYPE: "application/json",
-        }
+        self._source = uri_reference(source)
         self._max_body = max_body
         self._max_headers = max_headers
 
@@ -174,10 +170,12 @@ class Encoder:
         key = self._key(topic, payload, given_key)
         event_id = new_id if given_id is None else given_id
         headers: dict[str, Any] = {
-            **self._common,
             envelope.ID: event_id,
+            envelope.SOURCE: self._source,
             envelope.TYPE: topic,
             envelope.TIME: time,
+            envelope.SPEC_VERSION: envelope.CLOUDEVENTS_VERSION,
+            envelope.CONTENT_TYPE: "application/json",
             envelope.TOPIC: topic,
         }
         if isinstance(payload, Event):
