@@ -9,12 +9,12 @@ from psycopg import sql
 
 from benchmarks import floors
 from benchmarks.crowd import crowd, resident
-from benchmarks.measure import Case, Series
+from benchmarks.measure import Case, Series, ratios
 from benchmarks.orders import batches, orders
 from benchmarks.peers import PGBUS
 from benchmarks.peers.pgbus import QUEUE
 from benchmarks.report import Figure, Report
-from benchmarks.run import Opened, Run, median
+from benchmarks.run import Opened, Run, find
 from benchmarks.sustained import BATCH, RATE, sustained
 from benchmarks.tally import Job
 from pgbus import Event
@@ -186,12 +186,12 @@ def _memory(run: Run) -> list[Series]:
 def _figures(series: Sequence[Series]) -> list[Figure]:
     found = []
     for shape, most in ((TEN, 1.5), (ONE, 2.0), (SINGLY, 2.0)):
-        ours, bare = median(series, f"WAL: {shape}", "pgbus"), median(series, f"WAL: {shape}", BARE)
+        ours, bare = find(series, f"WAL: {shape}", "pgbus"), find(series, f"WAL: {shape}", BARE)
         if ours and bare:
             found.append(
                 Figure(
                     what=f"WAL, {shape}",
-                    reached=ours / bare,
+                    values=ratios(ours, bare),
                     bound="at most",
                     wanted=most,
                     basis=BARE,
@@ -207,6 +207,6 @@ def _figures(series: Sequence[Series]) -> list[Figure]:
         if (one.shape, one.contender) in limits:
             what, most, unit = limits[one.shape, one.contender]
             found.append(
-                Figure(what=what, reached=one.median, bound="at most", wanted=most, unit=unit)
+                Figure(what=what, values=one.values, bound="at most", wanted=most, unit=unit)
             )
     return found

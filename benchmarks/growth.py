@@ -7,9 +7,9 @@ from dataclasses import replace
 import psycopg
 
 from benchmarks.backlog import Backlog, Shape
-from benchmarks.measure import Case, Series
+from benchmarks.measure import Case, Series, ratios
 from benchmarks.report import Figure, Report
-from benchmarks.run import Run, median
+from benchmarks.run import Run, find
 
 TAKES = 100
 TIMES = 2
@@ -136,14 +136,14 @@ def _figures(series: Sequence[Series], names: Sequence[str], least: int, most: i
     for operation in OPERATIONS:
         for name in names:
             title = f"{operation}: {name}"
-            small, large = (median(series, title, _label(size)) for size in (least, most))
+            small, large = (find(series, title, _label(size)) for size in (least, most))
             if not small or not large:
                 continue
-            cost = large / small if operation == "take" else small / large
+            cost = ratios(large, small) if operation == "take" else ratios(small, large)
             found.append(
                 Figure(
                     what=f"cost of {title}",
-                    reached=cost,
+                    values=cost,
                     bound="at most",
                     wanted=MOST,
                     basis=f"{_label(most)} to {_label(least)}",

@@ -6,12 +6,12 @@ from functools import partial
 
 from benchmarks import floors
 from benchmarks.crowd import crowd, drain
-from benchmarks.measure import Case, Series
+from benchmarks.measure import Case, Series, ratios
 from benchmarks.orders import file_changes, orders, webhooks
 from benchmarks.peers import PGBUS, make
 from benchmarks.peers.pgbus import has_batches
 from benchmarks.report import Figure, Report
-from benchmarks.run import Opened, Run, describe, fastest, median
+from benchmarks.run import Opened, Run, describe, fastest, find
 from benchmarks.tally import THREADS, Job
 from pgbus import Event
 
@@ -229,11 +229,10 @@ def _figures(series: Sequence[Series], peers: Sequence[str]) -> list[Figure]:
     ]
     found = []
     for what, shape, other_shape, other, least in wanted:
-        ours, theirs = median(series, shape, "pgbus"), median(series, other_shape, other)
+        ours, theirs = find(series, shape, "pgbus"), find(series, other_shape, other)
         if ours and theirs:
+            reached = ratios(ours, theirs)
             found.append(
-                Figure(
-                    what=what, reached=ours / theirs, bound="at least", wanted=least, basis=other
-                )
+                Figure(what=what, values=reached, bound="at least", wanted=least, basis=other)
             )
     return found

@@ -1,8 +1,9 @@
 """Cases, rounds, and what came of them.
 
 Everything of one shape is measured in turns: round after round, each contender once. So whatever
-the machine does meanwhile hits all of them alike, and their ratio stays true where their absolute
-figures drift. The first round is a warm-up and is not counted.
+the machine does meanwhile hits all of them alike, and they are compared round by round: the ratio
+of two is the median of their ratios in each round, which stays true where a machine is twice as
+fast in one round as in the next. The first round is a warm-up and is not counted.
 """
 
 import statistics
@@ -36,6 +37,12 @@ class Series(msgspec.Struct, kw_only=True):
     def high(self) -> float:
         """The greatest value."""
         return max(self.values)
+
+
+def ratios(one: Series, other: Series) -> list[float]:
+    """Return how one contender compares with another, in each round that both were in."""
+    pairs = zip(one.values, other.values, strict=False)
+    return [ours / theirs for ours, theirs in pairs if theirs]
 
 
 @dataclass(frozen=True)

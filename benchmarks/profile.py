@@ -48,6 +48,7 @@ def profile(run: Run) -> Report:
         question="where does the time of an event go?",
         setup=[
             "publish one by one: the median call, and the median of what a call is made of",
+            "the same queue has an index and a trigger that the raw INSERT's has not",
             f"publish {BATCH:,} at once: an event of {run.events:,}, each call one transaction",
             f"handle: what waits, in one process with {THREADS} threads, an event",
             "server: the time in its functions, in which they may wait for a core, too",
@@ -73,12 +74,14 @@ def _publish(run: Run, stack: ExitStack, ours: Opened) -> list[Case]:
     encoder, routes, new_id = Encoder(source="bench"), Routes(), uuid4()
     ready = [encoder.encode(one, new_id=uuid4(), time="2026-01-31T12:00:00Z") for one in events]
     day = timedelta(days=1)
+    same = floors.INSERT.replace(floors.TABLE, f"pgmq.q_{QUEUE}")
     parts: dict[str, Callable[[int], object]] = {
         ELAPSED: lambda n: ours.peer.publish_each(events[n : n + 1], 1),
         "to encode it": lambda n: encoder.encode(events[n], new_id=new_id, time="now"),
         "its statement, committed": lambda n: ask(
             connection, publish([ready[n]], routes, strict=False, window=day), prepared.execute
         ),
+        "raw INSERT into the same queue": lambda _: connection.execute(same, row, prepare=True),
         "raw INSERT, committed": lambda _: floor.execute(floors.INSERT, row, prepare=True),
         "a round trip with its body": lambda _: floor.execute(
             "select %s::text", [row.body], prepare=True

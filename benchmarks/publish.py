@@ -7,12 +7,12 @@ from functools import partial
 import psycopg
 
 from benchmarks import floors
-from benchmarks.measure import Case, Series, rate
+from benchmarks.measure import Case, Series, rate, ratios
 from benchmarks.orders import KINDS, batches, file_changes, orders, webhooks
 from benchmarks.peers import PGBUS, Peer
 from benchmarks.peers.pgbus import Pgbus, declare
 from benchmarks.report import Figure, Report
-from benchmarks.run import Opened, Run, describe, fastest, median
+from benchmarks.run import Opened, Run, describe, fastest, find
 from benchmarks.server import configure
 from pgbus import Bus, Event
 
@@ -262,12 +262,9 @@ def _figures(series: Sequence[Series], durable_peers: Sequence[str]) -> list[Fig
         what = "publish_many of 1,000 to the fastest durable peer"
         found.append(_figure(series, what, big, best[0], 1.5))
     for how in ("one by one", batch(100)):
-        most, one = (median(series, f"{n}, {how}", "pgbus") for n in _binding_titles())
-        if most and one:
-            what = f"10,000 bindings to one, {how}"
-            found.append(
-                Figure(what=what, reached=most / one, bound="at least", wanted=0.5, basis="pgbus")
-            )
+        most, one = (find(series, f"{n}, {how}", "pgbus") for n in _binding_titles())
+        what = f"10,000 bindings to one, {how}"
+        found.append(_compared(what, most, one, 0.5))
     return [one for one in found if one is not None]
 
 
@@ -278,7 +275,16 @@ def _binding_titles() -> tuple[str, str]:
 def _figure(
     series: Sequence[Series], what: str, shape: str, other: str, wanted: float
 ) -> Figure | None:
-    ours, theirs = median(series, shape, "pgbus"), median(series, shape, other)
-    if not ours or not theirs:
+    return _compared(what, find(series, shape, "pgbus"), find(series, shape, other), wanted)
+
+
+def _compared(what: str, one: Series | None, other: Series | None, least: float) -> Figure | None:
+    if one is None or other is None:
         return None
-    return Figure(what=what, reached=ours / theirs, bound="at least", wanted=wanted, basis=other)
+    return Figure(
+        what=what,
+        values=ratios(one, other),
+        bound="at least",
+        wanted=least,
+        basis=other.contender,
+    )

@@ -1,5 +1,6 @@
 """What a program prints and writes: ratios first, then everything that was measured."""
 
+import statistics
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.machine import summary
-from benchmarks.measure import Series
+from benchmarks.measure import Series, ratios
 
 Bound = Literal["at least", "at most"]
 
@@ -21,7 +22,8 @@ class Figure(msgspec.Struct, kw_only=True):
     """A figure to reach, and what was reached."""
 
     what: str
-    reached: float
+    values: list[float]
+    """What was reached in each round, or once."""
     bound: Bound
     wanted: float
     unit: str = "×"
@@ -29,6 +31,11 @@ class Figure(msgspec.Struct, kw_only=True):
     """What was compared with what."""
     family: str = ""
     """What it is one of many of, which are one line of an overview."""
+
+    @property
+    def reached(self) -> float:
+        """The middle of what was reached."""
+        return statistics.median(self.values)
 
     @property
     def met(self) -> bool:
@@ -56,8 +63,9 @@ class Report(msgspec.Struct, kw_only=True):
 def ratio(report: Report, one: Series) -> str:
     """Return how one contender compares with the baseline of its shape: ``0.42×``."""
     for other in report.series:
-        if other.shape == one.shape and other.contender == report.baseline and other.median:
-            return f"{one.median / other.median:.2f}×"
+        if other.shape == one.shape and other.contender == report.baseline:
+            found = ratios(one, other)
+            return f"{statistics.median(found):.2f}×" if found else ""
     return ""
 
 
@@ -70,10 +78,8 @@ def number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _spread(one: Series) -> str:
-    if len(one.values) == 1:
-        return "one run"
-    return f"{number(one.low)} to {number(one.high)}"
+def _spread(values: Sequence[float]) -> str:
+    return f"{number(min(values))} to {number(max(values))}"
 
 
 def _figure_rows(figures: Sequence[Figure]) -> Sequence[Sequence[str]]:
@@ -81,6 +87,7 @@ def _figure_rows(figures: Sequence[Figure]) -> Sequence[Sequence[str]]:
         (
             one.what,
             _with_unit(number(one.reached), one),
+            _spread(one.values) if len(one.values) > 1 else "",
             f"{one.bound} {number(one.wanted)}",
             "reached" if one.met else "MISSED",
             one.basis,
@@ -107,7 +114,8 @@ def _overview_row(group: Sequence[Figure]) -> Sequence[str]:
     missed = sum(not one.met for one in group)
     return (
         f"{group[0].family}: {len(group)} figures",
-        _with_unit(f"{number(min(values))} to {number(max(values))}", group[0]),
+        _with_unit(_spread(values), group[0]),
+        "",
         f"{group[0].bound} {number(group[0].wanted)}",
         f"MISSED by {missed}" if missed else "reached",
         group[0].basis,
@@ -128,7 +136,7 @@ def _series_rows(report: Report) -> Sequence[Sequence[str]]:
                 one.contender,
                 ratio(report, one),
                 f"{number(one.median)} {one.unit}",
-                _spread(one),
+                _spread(one.values) if len(one.values) > 1 else "one run",
                 one.note,
             )
         )
@@ -136,7 +144,7 @@ def _series_rows(report: Report) -> Sequence[Sequence[str]]:
     return rows
 
 
-_FIGURES = ("Figure", "Reached", "Wanted", "", "Compared")
+_FIGURES = ("Figure", "Reached", "Rounds", "Wanted", "", "Compared")
 _OVERVIEW = ("Program", *_FIGURES)
 
 
@@ -209,7 +217,10 @@ def write_json(reports: Sequence[Report], path: Path) -> None:
     found = [
         {
             **msgspec.to_builtins(report),
-            "figures": [{**msgspec.to_builtins(one), "met": one.met} for one in report.figures],
+            "figures": [
+                {**msgspec.to_builtins(one), "reached": one.reached, "met": one.met}
+                for one in report.figures
+            ],
             "series": [
                 {**msgspec.to_builtins(one), "median": one.median, "low": one.low, "high": one.high}
                 for one in report.series

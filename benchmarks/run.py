@@ -50,7 +50,8 @@ class Run:
     def method(self) -> str:
         """How the values come about, in one line."""
         warm = "after a warm-up run" if self.warm_up else "without a warm-up"
-        return f"unit: events/s; the median of {self.repeat} runs taken in turns, {warm}"
+        turns = f"the median of {self.repeat} runs taken in turns, {warm}"
+        return f"unit: events/s; {turns}; ratios: the median of those in each round"
 
     def rounds(self, cases: Sequence[Case]) -> list[Series]:
         """Measure cases in turns."""
@@ -100,11 +101,11 @@ def _line(one: Traits) -> str:
     return f"{one.name}: {one.client}; {safe} ({one.settings}); order: {one.order}"
 
 
-def median(series: Sequence[Series], shape: str, contender: str) -> float | None:
+def find(series: Sequence[Series], shape: str, contender: str) -> Series | None:
     """Return what a contender reached in a shape, if it was measured."""
     for one in series:
         if (one.shape, one.contender) == (shape, contender):
-            return one.median
+            return one
     return None
 
 

@@ -121,7 +121,7 @@ def _figures(series: list[Series]) -> list[Figure]:
         found.append(
             Figure(
                 what=f"growth of {one.contender}",
-                reached=late / early if early else 1.0,
+                values=[late / early if early else 1.0],
                 bound="at most",
                 wanted=GROWTH,
                 basis="the last quarter of the run to its second",
