@@ -93,8 +93,7 @@ begin
         values (clock_timestamp(), p_bodies[1]::jsonb, p_headers[1]::jsonb);
     else
         insert into pgmq.:queue (vt, message, headers)
-        select clock_timestamp(), e.body::jsonb, e.header::jsonb
-        from unnest(p_bodies, p_headers) as e(body, header);
+        select clock_timestamp(), unnest(p_bodies)::jsonb, unnest(p_headers)::jsonb;
     end if;
     return 0;
 end
