@@ -44,6 +44,11 @@ def test_batches_take_as_many_events_of_a_key_as_there_are() -> None:
     assert wish.quantity > 5  # a key has five events
 
 
+def test_slow_batches_hold_a_call_for_each_thread_and_a_fraction_of_a_second() -> None:
+    demand = learned(8, seconds=0.01, batch=100)  # a second a call
+    assert 8 * 100 <= demand.target <= 8 * 100 + 8 * 25
+
+
 def test_slow_batches_are_filled_with_many_keys() -> None:
     wish = learned(4, seconds=0.1, batch=100).wish(0)
     assert wish is not None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 HORIZON = 0.25
 """Seconds of work to hold in advance."""
 SLOW = 0.05
-"""Seconds a call from which on nothing is held in advance."""
+"""Seconds an event from which on nothing is held in advance."""
 MOST_EVENTS = 4_000
 MOST_BYTES = 8 * 2**20
 """Bytes of bodies in one take, and, going by their average size, in hand altogether."""
@@ -66,6 +66,8 @@ class Demand:
     def __init__(self, concurrency: int, *, ordered: bool, batch: int = 1) -> None:
         self._threads = concurrency
         self._least = concurrency * batch
+        # Batches are in hand until their calls end; of single events, that is hardly anything.
+        self._under_way = self._least if batch > 1 else 0
         self._ordered = ordered
         self._most_quantity = MOST_QUANTITY if batch == 1 else min(MOST_QUANTITY, batch)
         self._depth = 8.0
@@ -74,7 +76,7 @@ class Demand:
 
     @property
     def seconds(self) -> float:
-        """The smoothed time of one call."""
+        """The smoothed time of one event: a call's, divided by its events."""
         return self._seconds
 
     @property
@@ -82,12 +84,12 @@ class Demand:
         """How many events to hold: at least a call's for every thread."""
         if self._seconds >= SLOW:
             return self._least
-        ahead = int(self._least * HORIZON / max(self._seconds, 1e-6))
+        ahead = self._under_way + int(self._threads * HORIZON / max(self._seconds, 1e-6))
         light = int(MOST_BYTES / max(self._size, 1.0))
         return max(self._least, min(MOST_EVENTS, ahead, light))
 
     def observe(self, seconds: float) -> None:
-        """Learn how long a call took."""
+        """Learn how long a call took, divided by its events."""
         self._seconds += SMOOTHING * (seconds - self._seconds)
 
     def learn(self, lanes: int, events: int, size: int) -> None:
