@@ -46,7 +46,24 @@ def test_batches_take_as_many_events_of_a_key_as_there_are() -> None:
 
 def test_slow_batches_hold_a_call_for_each_thread_and_a_fraction_of_a_second() -> None:
     demand = learned(8, seconds=0.01, batch=100)  # a second a call
-    assert 8 * 100 <= demand.target <= 8 * 100 + 8 * 25
+    assert demand.target == 8 * 100 + 2 * 100
+    assert learned(1, seconds=0.01, batch=100).target == 100 + 100
+
+
+@pytest.mark.parametrize("seconds", [1e-5, 1e-3, 0.01, 0.04])
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_batches_are_full_where_much_waits(threads: int, seconds: float) -> None:
+    """Whoever is free takes what is there, before its last call is settled and more is fetched."""
+    batch = 100
+    demand = learned(threads, seconds=seconds, batch=batch)
+    waiting, calls = 0, [0] * threads
+    for number in range(100):
+        while (wish := demand.wish(waiting + sum(calls))) is not None:
+            waiting += wish.lanes * wish.quantity
+        begun = min(batch, waiting)
+        assert begun == batch, number
+        waiting -= begun
+        calls = [*calls[1:], begun]
 
 
 def test_slow_batches_are_filled_with_many_keys() -> None:
@@ -77,15 +94,16 @@ def test_a_new_subscription_begins_with_little() -> None:
     seconds=st.floats(0, 100),
     size=st.integers(0, 2**25),
     in_hand=st.integers(0, 5000),
+    batch=st.sampled_from([1, 2, 100]),
 )
 def test_a_wish_never_goes_beyond_the_target(
-    *, ordered: bool, concurrency: int, seconds: float, size: int, in_hand: int
+    *, ordered: bool, concurrency: int, seconds: float, size: int, in_hand: int, batch: int
 ) -> None:
-    demand = learned(concurrency, seconds=seconds, size=size, ordered=ordered)
+    demand = learned(concurrency, seconds=seconds, size=size, ordered=ordered, batch=batch)
     wish = demand.wish(in_hand)
     assert (wish is None) == (in_hand > demand.low)
     if wish is None:
-        assert in_hand >= concurrency
+        assert in_hand >= concurrency * batch
     else:
         assert wish.lanes >= 1
         assert wish.quantity == 1 or ordered

@@ -253,12 +253,13 @@ def test_those_whom_others_store_are_counted_too() -> None:
         eventually(lambda: combiner._busy == 1)
         others = [pool.submit(combiner.run, [(0.0, 0.0)]) for _ in range(2)]
         eventually(partial(waits, combiner, 2))
+        eventually(lambda: combiner._crowd == 3)
         combiner._crowd = 0  # as at the end of a window
         clocks.together.wait()
         first.result(10)  # one of the others stores for both, until the barrier lets it
         late = pool.submit(combiner.run, [(0.0, 0.0)])
         eventually(partial(waits, combiner, 1))
-        assert combiner._crowd == 3
+        eventually(lambda: combiner._crowd == 3)
         clocks.together.wait()
         clocks.together.wait()
         for future in (*others, late):

@@ -65,9 +65,8 @@ class Demand:
 
     def __init__(self, concurrency: int, *, ordered: bool, batch: int = 1) -> None:
         self._threads = concurrency
+        self._batch = batch
         self._least = concurrency * batch
-        # Batches are in hand until their calls end; of single events, that is hardly anything.
-        self._under_way = self._least if batch > 1 else 0
         self._ordered = ordered
         self._most_quantity = MOST_QUANTITY if batch == 1 else min(MOST_QUANTITY, batch)
         self._depth = 8.0
@@ -81,10 +80,16 @@ class Demand:
 
     @property
     def target(self) -> int:
-        """How many events to hold: at least a call's for every thread."""
+        """How many events to hold: at least a call's for every thread.
+
+        Batches under way are in hand until their calls end, and whole ones are held beside them: a
+        thread that is free takes what is there, and waits for no more.
+        """
         if self._seconds >= SLOW:
             return self._least
-        ahead = self._under_way + int(self._threads * HORIZON / max(self._seconds, 1e-6))
+        ahead = int(self._threads * HORIZON / max(self._seconds, 1e-6))
+        if self._batch > 1:
+            ahead = self._least + math.ceil(ahead / self._batch) * self._batch
         light = int(MOST_BYTES / max(self._size, 1.0))
         return max(self._least, min(MOST_EVENTS, ahead, light))
 
@@ -109,7 +114,8 @@ class Demand:
         return self._low(self.target)
 
     def _low(self, target: int) -> int:
-        return max(target * 3 // 4, self._least - 1)
+        beside = self._batch if self._batch > 1 else 0
+        return max(target * 3 // 4, min(target, self._least + beside) - 1)
 
     def wish(self, in_hand: int) -> Wish | None:
         """Return what to take, or ``None`` while enough is in hand."""

@@ -5,15 +5,16 @@ its errors, and the server's log, then quote the payload. It stores other texts 
 read: ``[1e131071]`` repeated nine thousand times takes 2.4 KB on disk and fails every statement
 that touches the row. All of that is refused here, before anything is sent.
 
-Ordinary texts pass a few searches for single characters and short words. Only a text in which
-those find something is looked at exactly, so that an escaped backslash, or a word inside of a
-string, is never refused.
+Ordinary texts pass a few searches: for single characters, short words, and what looks like a long
+number. Only a text in which those find something is looked at exactly, so that an escaped
+backslash, or a word inside of a string, is never refused.
 """
 
 import dataclasses
 import enum
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from itertools import accumulate
@@ -41,11 +42,12 @@ _ESCAPE: Final = re.compile(
     r"|\\.",
     re.DOTALL,
 )
-# With zeros for all digits, and exponents in one form, long numbers are found by literal searches.
-# (str.translate is slow for text that is not ASCII; bytes.translate never is.)
+# With zeros for all digits, and exponents in one form, one pattern finds all that begin alike, and
+# fast. (str.translate is slow for text that is not ASCII; bytes.translate never is.)
 _TO_ZEROS: Final = bytes.maketrans(b"123456789E", b"000000000e")
 _SIGNS: Final = b"+-"
-_LONG_RUN: Final = b"0" * (MAX_DIGITS + 1)
+# Numbers of so many digits may be beyond a float, if only with an exponent of two digits.
+_LONG_RUN: Final = b"0" * (sys.float_info.max_10_exp - 99)
 # What follows tells an exponent from hexadecimal digits in an id.
 _LONG_EXPONENT: Final = re.compile(rb"0e0000*(?:[\s,\]}]|\Z)")
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
@@ -75,7 +77,12 @@ def text_fault(text: str) -> str | None:
     if len(text) > 2 * MAX_DEPTH and (fault := _depth_fault(text)) is not None:
         return fault
     zeros = text.encode().translate(_TO_ZEROS, _SIGNS)
-    if _LONG_EXPONENT.search(zeros) is not None or _LONG_RUN in zeros:
+    if (
+        _LONG_EXPONENT.search(zeros) is not None
+        or _LONG_RUN in zeros
+        # An exponent of two digits makes 100 characters of five.
+        or (len(text) > MAX_EXPANDED // 20 and b"0e00" in zeros)
+    ):
         return _number_fault(text)
     return None
 

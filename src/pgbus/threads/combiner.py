@@ -191,10 +191,12 @@ class Combiner(Generic[T, R]):
                 entry.error = entry.error or _unknown()
             raise
         finally:
-            with self._lock:  # before they come back with the next
-                self._riding -= len(batch[1:])
-            for entry in batch[1:]:
-                entry.gate.release()
+            try:
+                with self._lock:  # before they come back with the next
+                    self._riding -= len(batch[1:])
+            finally:  # the wait for the lock may be interrupted
+                for entry in batch[1:]:
+                    entry.gate.release()
 
     def _try(self, batch: Sequence[_Entry[T, R]]) -> None:
         try:

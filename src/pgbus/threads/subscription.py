@@ -83,7 +83,7 @@ class Subscription:
         self.nap: float | None = None
         self.vain = 0
         self.patience = 1.0
-        # A signal's handler may call what the thread that it interrupts is in.
+        # A signal's handler may call ``stop`` while the thread that it interrupts is in here.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._inbox: deque[Hold] = deque()
@@ -205,7 +205,6 @@ class Subscription:
             self.closed = True
             while self._parcels:
                 self._unpack()
-            left = list(self._inbox)
-            self._inbox.clear()
+            left, self._inbox = self._inbox, deque()
             self._changed.notify_all()
-        return left
+        return list(left)
