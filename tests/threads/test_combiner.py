@@ -131,6 +131,40 @@ def test_an_interrupted_leader_leaves_nobody_waiting() -> None:
     assert combiner._busy == 0
 
 
+def test_a_leader_interrupted_after_it_has_stored_leaves_nobody_waiting() -> None:
+    store = Store()
+
+    class Lock:
+        """The combiner's, whose next user is interrupted as it waits, once the leader has stored."""
+
+        lock = threading.Lock()
+        struck = False
+
+        def __enter__(self) -> None:
+            if len(store.batches) == 2 and not self.struck:
+                self.struck = True
+                raise Interrupted
+            self.lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.lock.release()
+
+    combiner = Combiner(store, seats=ONE)
+    combiner._lock = Lock()  # type: ignore[assignment]
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(combiner.run, [0])
+        assert store.entered.wait(10)
+        others = []
+        for n in (1, 2):
+            others.append(pool.submit(combiner.run, [n]))
+            eventually(partial(waits, combiner, n))
+        store.opened.set()
+        first.result(10)
+        assert isinstance(others[0].exception(10), Interrupted)
+        assert others[1].result(10) == ["2"]
+    assert combiner._busy == 0
+
+
 @pytest.mark.parametrize("handed_over", [False, True])
 def test_who_is_interrupted_as_it_waits_keeps_nobody_else_waiting(*, handed_over: bool) -> None:
     """In the main thread, the only one that a signal interrupts."""
