@@ -26,6 +26,7 @@ WIDTH = 160
 """Columns, where the output is no terminal."""
 BACKLOGS = (1_000, 100_000, 1_000_000)
 QUICK_BACKLOGS = (1_000, 20_000)
+RESULTS = CACHE / "benchmarks.json"
 
 app = typer.Typer(
     name="python -m benchmarks",
@@ -35,8 +36,8 @@ app = typer.Typer(
     help="""How fast pgbus is, beside its floors and its peers, on this machine.
 
     Each program says what it asks, measures everything in turns on the same events, prints ratios
-    first, and can write JSON and Markdown. benchmarks/peers/setup starts the peers' servers; a peer
-    that is missing is left out.
+    first, and writes JSON, and Markdown where told to. benchmarks/peers/setup starts the peers'
+    servers; a peer that is missing is left out.
 
     What counts are the ratios of one run: absolute figures drift from machine to machine.""",
 )
@@ -70,7 +71,7 @@ def _command(programs: tuple[str, ...]) -> Callable[..., None]:
         backlog: Annotated[
             list[int] | None, typer.Option(help="growth's backlogs; give it several times.")
         ] = None,
-        json: Annotated[Path | None, typer.Option(help="Write the results here.")] = None,
+        json: Annotated[Path, typer.Option(help="Write the results here.")] = RESULTS,
         markdown: Annotated[Path | None, typer.Option(help="Write the tables here.")] = None,
     ) -> None:
         defaults = QUICK if quick else FULL
@@ -101,7 +102,7 @@ def _go(
     programs: tuple[str, ...],
     server: Server,
     chosen: dict[str, Any],
-    json: Path | None,
+    json: Path,
     markdown_path: Path | None,
 ) -> None:
     logging.getLogger("pgbus").setLevel(logging.ERROR)
@@ -121,12 +122,13 @@ def _go(
             reports.append(measure(run))
             show(reports[-1], console)
             # After each program, so that a run that is ended early has not been for nothing.
-            if json is not None:
-                write_json(reports, json)
+            json.parent.mkdir(parents=True, exist_ok=True)
+            write_json(reports, json)
             if markdown_path is not None:
                 markdown_path.write_text(markdown(reports), encoding="utf-8")
     if len(reports) > 1:
         show_overview(reports, console)
+    progress.print(f"every value of every round: {json}")
 
 
 _HELP = {

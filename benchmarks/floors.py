@@ -77,18 +77,23 @@ def copy(dsn: str, stored: Sequence[Row], size: int) -> float:
         return len(stored) / (time.perf_counter() - start)
 
 
-def copy_ready(dsn: str, stored: Sequence[Row], size: int) -> float:
+def copy_ready(dsn: str, stored: Sequence[Row], size: int, *, callers: int = 1) -> float:
     """COPY rows that were made text before the clock starts: the server's part alone."""
     prepare(dsn)
-    blocks = [_block(stored[first : first + size]) for first in range(0, len(stored), size)]
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    blocks = [_block(part) for part in batches(stored, size)]
+    with _connections(dsn, callers) as ready:
+
+        def work(part: Sequence[bytes]) -> None:
+            connection = ready.pop()
+            for block in part:
+                with (
+                    connection.cursor() as cursor,
+                    cursor.copy(f"copy {TABLE} (vt, message, headers) from stdin") as stream,
+                ):
+                    stream.write(block)
+
         start = time.perf_counter()
-        for block in blocks:
-            with (
-                connection.cursor() as cursor,
-                cursor.copy(f"copy {TABLE} (vt, message, headers) from stdin") as stream,
-            ):
-                stream.write(block)
+        share(blocks, callers, work)
         return len(stored) / (time.perf_counter() - start)
 
 

@@ -9,13 +9,13 @@ from psycopg import sql
 
 from benchmarks import floors
 from benchmarks.crowd import crowd, resident
-from benchmarks.measure import Case, Series, ratios
+from benchmarks.measure import Case, Series
 from benchmarks.orders import batches, orders
 from benchmarks.peers import PGBUS
 from benchmarks.peers.pgbus import QUEUE
-from benchmarks.report import Figure, Report
+from benchmarks.report import Figure, Report, compared
 from benchmarks.run import Opened, Run, find
-from benchmarks.sustained import BATCH, RATE, sustained
+from benchmarks.sustained import BATCH, RATE, sustained, written
 from benchmarks.tally import Job
 from pgbus import Event
 
@@ -30,7 +30,6 @@ RESIDENT = 120.0
 MEMORY = "memory with the largest backlog waiting"
 QUIET = "idle"
 STORM = f"{BURST:,} events/s"
-LSN = "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')"
 
 
 def footprint(run: Run) -> Report:
@@ -107,12 +106,9 @@ def _bare(shape: str, dsn: str, stored: Sequence[floors.Row], size: int) -> Case
 def _written(dsn: str, work: Callable[[], object]) -> float:
     """Return how many bytes of WAL the server writes meanwhile."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        before = connection.execute(LSN).fetchone()
+        before = written(connection)
         work()
-        after = connection.execute(LSN).fetchone()
-    assert before is not None
-    assert after is not None
-    return float(after[0] - before[0])
+        return written(connection) - before
 
 
 def _asked(run: Run, stack: ExitStack) -> list[Case]:
@@ -131,11 +127,14 @@ def _asked(run: Run, stack: ExitStack) -> list[Case]:
         ours.peer.clear("order")
         with crowd(PGBUS, ours.dsn, Job("order")):
             time.sleep(SETTLE * scale)
-            return _notified(ours, BURST_SECONDS * scale)
+            sent, reached[:] = _notified(ours, BURST_SECONDS * scale)
+            return sent
 
+    reached: list[float] = []
     return [
         Case(QUIET, "pgbus, transactions", idle, "/s", ours=True),
         Case(STORM, "pgbus, notifications", storm, "/s", ours=True),
+        Case(STORM, "events published", lambda: reached[0], ours=True),
     ]
 
 
@@ -150,8 +149,8 @@ def _transactions(run: Run, dsn: str) -> float:
     return float(row[0])
 
 
-def _notified(ours: Opened, seconds: float) -> float:
-    """Publish at a high rate and return how many notifications a second that sends."""
+def _notified(ours: Opened, seconds: float) -> tuple[float, list[float]]:
+    """Publish at a high rate; return the notifications and the events a second."""
     events = orders(int(BURST * seconds), 1000)
     with psycopg.connect(ours.dsn, autocommit=True) as listener:
         for channel in (f"pgbus_{QUEUE}", "pgbus"):
@@ -162,7 +161,7 @@ def _notified(ours: Opened, seconds: float) -> float:
             ours.peer.publish_many(part, 100)
         took = time.monotonic() - start
         count = sum(1 for _ in listener.notifies(timeout=0.5))
-    return count / took
+    return count / took, [len(events) / took]
 
 
 def _memory(run: Run) -> list[Series]:
@@ -187,16 +186,7 @@ def _figures(series: Sequence[Series]) -> list[Figure]:
     found = []
     for shape, most in ((TEN, 1.5), (ONE, 2.0), (SINGLY, 2.0)):
         ours, bare = find(series, f"WAL: {shape}", "pgbus"), find(series, f"WAL: {shape}", BARE)
-        if ours and bare:
-            found.append(
-                Figure(
-                    what=f"WAL, {shape}",
-                    values=ratios(ours, bare),
-                    bound="at most",
-                    wanted=most,
-                    basis=BARE,
-                )
-            )
+        found += compared(f"WAL, {shape}", ours, bare, "at most", most)
     limits = {
         (QUIET, "pgbus, transactions"): ("transactions of an idle process", 1.0, "/s"),
         (STORM, "pgbus, notifications"): (f"NOTIFY at {STORM}", 20.0, "/s"),

@@ -7,11 +7,12 @@ from dataclasses import replace
 import psycopg
 
 from benchmarks.backlog import Backlog, Shape
-from benchmarks.measure import Case, Series, ratios
-from benchmarks.report import Figure, Report
+from benchmarks.measure import Case, Series
+from benchmarks.report import Figure, Report, compared
 from benchmarks.run import Run, find
 
 TAKES = 100
+UNHELD, HELD = "no snapshot", "a long open snapshot"
 TIMES = 2
 """So many times the runs that were asked for: each is over in half a second."""
 MOST = 1.3
@@ -49,7 +50,7 @@ def growth(run: Run) -> Report:
             for size in run.backlogs:
                 run.tell(f"filling {size:,}: {shape.name}")
                 backlog = stack.enter_context(Backlog(run.server, shape, size, step))
-                cases += _cases(shape, backlog)
+                cases += _cases(shape.name, _label(size), backlog)
             series += run.rounds(_in_order(cases))
     series += _snapshot(run, sorted(run.backlogs)[len(run.backlogs) // 2], step)
     return Report(
@@ -82,9 +83,9 @@ def _label(size: int) -> str:
     return f"{size:,} waiting"
 
 
-def _cases(shape: Shape, backlog: Backlog) -> list[Case]:
+def _cases(shape: str, contender: str, backlog: Backlog) -> list[Case]:
     def case(operation: str, work: Callable[[], float], unit: str) -> Case:
-        return Case(f"{operation}: {shape.name}", _label(backlog.size), work, unit, ours=True)
+        return Case(f"{operation}: {shape}", contender, work, unit, ours=True)
 
     return [
         case("take", lambda: backlog.take(TAKES), "µs/event"),
@@ -99,55 +100,38 @@ def _in_order(cases: Sequence[Case]) -> list[Case]:
 
 
 def _snapshot(run: Run, size: int, step: int) -> list[Series]:
-    """Handle beside a transaction that keeps every dead row from being removed."""
+    """Measure beside a transaction that keeps every dead row from being removed."""
     shape = Shape("1,000 keys", lambda n: n % 1000)
-    values: dict[str, list[float]] = {"none": [], "a snapshot held open": []}
-    run.tell("a long open snapshot")
-    for title, found in values.items():
-        with (
-            Backlog(run.server, shape, size, step) as backlog,
-            psycopg.connect(backlog.dsn) as old,
-        ):
-            if title != "none":
+    with ExitStack() as stack:
+        cases = []
+        for title in (UNHELD, HELD):
+            run.tell(f"filling {size:,}: {title}")
+            backlog = stack.enter_context(Backlog(run.server, shape, size, step))
+            if title == HELD:
+                old = stack.enter_context(psycopg.connect(backlog.dsn))
                 old.execute("set transaction isolation level repeatable read")
                 old.execute("select count(*) from pgmq.meta")
-            for _ in range(run.repeat):
-                backlog.publish()
-                found.append(backlog.handle())
-            old.rollback()
-    note = "first to last: " + ", ".join(
-        f"{value:,.0f}" for value in values["a snapshot held open"]
-    )
-    title = f"handle: {_label(size)}, 1,000 keys, {run.repeat} times {step:,} events"
-    return [
-        Series(shape=title, contender="no snapshot", unit="events/s", values=values["none"]),
-        Series(
-            shape=title,
-            contender="a long open snapshot",
-            unit="events/s",
-            values=values["a snapshot held open"],
-            note=note,
-        ),
-    ]
+            cases += _cases(f"{shape.name}, {_label(size)}", title, backlog)
+        series = run.rounds(_in_order(cases))
+    for one in series:
+        one.note = "first to last: " + ", ".join(f"{value:,.3g}" for value in one.values)
+    return series
 
 
 def _figures(series: Sequence[Series], names: Sequence[str], least: int, most: int) -> list[Figure]:
-    found = []
+    found: list[Figure] = []
     for operation in OPERATIONS:
         for name in names:
             title = f"{operation}: {name}"
             small, large = (find(series, title, _label(size)) for size in (least, most))
-            if not small or not large:
-                continue
-            cost = ratios(large, small) if operation == "take" else ratios(small, large)
-            found.append(
-                Figure(
-                    what=f"cost of {title}",
-                    values=cost,
-                    bound="at most",
-                    wanted=MOST,
-                    basis=f"{_label(most)} to {_label(least)}",
-                    family="the costs of taking, publishing and handling, by shape of backlog",
-                )
+            dear, cheap = (large, small) if operation == "take" else (small, large)
+            found += compared(
+                f"cost of {title}",
+                dear,
+                cheap,
+                "at most",
+                MOST,
+                basis=f"{_label(most)} to {_label(least)}",
+                family="the costs of taking, publishing and handling, by shape of backlog",
             )
     return found

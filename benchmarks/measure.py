@@ -1,9 +1,9 @@
 """Cases, rounds, and what came of them.
 
-Everything of one shape is measured in turns: round after round, each contender once. So whatever
-the machine does meanwhile hits all of them alike, and they are compared round by round: the ratio
-of two is the median of their ratios in each round, which stays true where a machine is twice as
-fast in one round as in the next. The first round is a warm-up and is not counted.
+Whatever is compared is measured in turns: round after round, each contender once, one soon after
+the other. So what the machine does meanwhile hits them alike, and they are compared round by round:
+the ratio of two is the median of their ratios in each round, which stays true where a machine is
+twice as fast in one round as in the next. The first round is a warm-up and is not counted.
 """
 
 import statistics
@@ -40,7 +40,10 @@ class Series(msgspec.Struct, kw_only=True):
 
 
 def ratios(one: Series, other: Series) -> list[float]:
-    """Return how one contender compares with another, in each round that both were in."""
+    """Return how one contender compares with another, in each round that both were in.
+
+    They were measured by one call of :func:`rounds`, so that values in one place are of one round.
+    """
     pairs = zip(one.values, other.values, strict=False)
     return [ours / theirs for ours, theirs in pairs if theirs]
 
@@ -89,7 +92,8 @@ def rounds(
                 value = case.run()
             except Exception as error:  # a peer's errors are of many libraries
                 failed.add(place)
-                left_out.append(f"{case.contender} in {case.shape!r}: {_why(error)}")
+                after = f" after {len(found[place].values)} rounds" if place in found else ""
+                left_out.append(f"{case.contender} in {case.shape!r}{after}: {_why(error)}")
                 if case.ours:
                     raise
                 continue

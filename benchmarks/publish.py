@@ -7,11 +7,11 @@ from functools import partial
 import psycopg
 
 from benchmarks import floors
-from benchmarks.measure import Case, Series, rate, ratios
+from benchmarks.measure import Case, Series, rate
 from benchmarks.orders import KINDS, batches, file_changes, orders, webhooks
 from benchmarks.peers import PGBUS, Peer
 from benchmarks.peers.pgbus import Pgbus, declare
-from benchmarks.report import Figure, Report
+from benchmarks.report import Figure, Report, compared
 from benchmarks.run import Opened, Run, describe, fastest, find
 from benchmarks.server import configure
 from pgbus import Bus, Event
@@ -113,6 +113,8 @@ def _floors(run: Run, stack: ExitStack, few: int) -> list[Case]:
         cases.append(
             Case(batch(size), RAW_COPY_READY, partial(floors.copy_ready, dsn, stored, size))
         )
+    twice = partial(floors.copy_ready, dsn, stored, BATCHES[-1], callers=2)
+    cases.append(Case(batch(BATCHES[-1]), f"{RAW_COPY_READY}, on two connections", twice))
     return cases
 
 
@@ -154,11 +156,7 @@ def _ready(stack: ExitStack, dsn: str) -> Pgbus:
 def _slow_commits(run: Run, stack: ExitStack, few: int) -> list[Case]:
     """Publish one by one as on a disk that is slow to flush: PostgreSQL waits before it does."""
     dsn, bare = (stack.enter_context(run.server.database()) for _ in range(2))
-    try:
-        for database in (dsn, bare):
-            configure(database, commit_delay=str(SLOW_COMMIT), commit_siblings="0")
-    except psycopg.errors.InsufficientPrivilege:
-        run.left_out.append("slow commits: only a superuser may set commit_delay")
+    if not slow_disk(run, dsn, bare):
         return []
     peer = _ready(stack, dsn)
     cases = []
@@ -170,6 +168,17 @@ def _slow_commits(run: Run, stack: ExitStack, few: int) -> list[Case]:
         cases.append(Case(shape + ON_SLOW_DISK, "pgbus", ours, ours=True))
         cases.append(Case(shape + ON_SLOW_DISK, RAW_INSERT, raw))
     return cases
+
+
+def slow_disk(run: Run, *databases: str) -> bool:
+    """Have PostgreSQL wait before it flushes, for commits in these databases; return if it does."""
+    try:
+        for database in databases:
+            configure(database, commit_delay=str(SLOW_COMMIT), commit_siblings="0")
+    except psycopg.errors.InsufficientPrivilege:
+        run.left_out.append("slow commits: only a superuser may set commit_delay")
+        return False
+    return True
 
 
 def _transactions(run: Run, stack: ExitStack, few: int) -> list[Case]:
@@ -245,11 +254,11 @@ def _both(bus: Bus, title: str, many: int, few: int) -> list[Case]:
 
 def _figures(series: Sequence[Series], durable_peers: Sequence[str]) -> list[Figure]:
     big = batch(1000)
-    found = [
-        _figure(series, "publish_many of 1,000 to raw COPY", big, RAW_COPY, 0.6),
-        _figure(series, "publish_many of 1,000 to COPY of ready text", big, RAW_COPY_READY, 0.6),
+    wanted = [
+        ("publish_many of 1,000 to raw COPY", big, RAW_COPY, 0.6),
+        ("publish_many of 1,000 to COPY of ready text", big, RAW_COPY_READY, 0.6),
         *(
-            _figure(series, what + disk, shape + disk, RAW_INSERT, 0.9)
+            (what + disk, shape + disk, RAW_INSERT, 0.9)
             for disk in ("", ON_SLOW_DISK)
             for what, shape in (
                 ("one by one to raw INSERT and commit", ONE),
@@ -259,32 +268,16 @@ def _figures(series: Sequence[Series], durable_peers: Sequence[str]) -> list[Fig
     ]
     best = fastest(series, big, durable_peers)
     if best is not None:
-        what = "publish_many of 1,000 to the fastest durable peer"
-        found.append(_figure(series, what, big, best[0], 1.5))
+        wanted.append(("publish_many of 1,000 to the fastest durable peer", big, best[0], 1.5))
+    found = []
+    for what, shape, other, least in wanted:
+        ours, theirs = find(series, shape, "pgbus"), find(series, shape, other)
+        found += compared(what, ours, theirs, "at least", least)
     for how in ("one by one", batch(100)):
         most, one = (find(series, f"{n}, {how}", "pgbus") for n in _binding_titles())
-        what = f"10,000 bindings to one, {how}"
-        found.append(_compared(what, most, one, 0.5))
-    return [one for one in found if one is not None]
+        found += compared(f"10,000 bindings to one, {how}", most, one, "at least", 0.5)
+    return found
 
 
 def _binding_titles() -> tuple[str, str]:
     return "10,000 bindings", "1 binding"
-
-
-def _figure(
-    series: Sequence[Series], what: str, shape: str, other: str, wanted: float
-) -> Figure | None:
-    return _compared(what, find(series, shape, "pgbus"), find(series, shape, other), wanted)
-
-
-def _compared(what: str, one: Series | None, other: Series | None, least: float) -> Figure | None:
-    if one is None or other is None:
-        return None
-    return Figure(
-        what=what,
-        values=ratios(one, other),
-        bound="at least",
-        wanted=least,
-        basis=other.contender,
-    )

@@ -45,6 +45,32 @@ class Figure(msgspec.Struct, kw_only=True):
         return self.reached <= self.wanted
 
 
+def compared(
+    what: str,
+    one: Series | None,
+    other: Series | None,
+    bound: Bound,
+    wanted: float,
+    *,
+    basis: str = "",
+    family: str = "",
+) -> list[Figure]:
+    """Return the figure of one contender compared with another; none where one was not measured."""
+    found = [] if one is None or other is None else ratios(one, other)
+    if not found:
+        return []
+    return [
+        Figure(
+            what=what,
+            values=found,
+            bound=bound,
+            wanted=wanted,
+            basis=basis or (other.contender if other else ""),
+            family=family,
+        )
+    ]
+
+
 class Report(msgspec.Struct, kw_only=True):
     """One program's results."""
 

@@ -31,6 +31,7 @@ SIZES = """
     where c.oid = to_regclass(%s)
 """
 KIB = 1024
+LSN = "select pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')"
 
 
 def sustained(run: Run) -> tuple[list[Series], list[Figure]]:
@@ -48,11 +49,16 @@ def sustained(run: Run) -> tuple[list[Series], list[Figure]]:
         psycopg.connect(ours.dsn, autocommit=True) as connection,
     ):
         start = time.monotonic()
+        wal, count = written(connection), 0
         while (now := time.monotonic()) < start + run.seconds:
             run.tell(f"{shape}: {now - start:,.0f} s")
             time.sleep(run.seconds / SAMPLES)
             note("events in hand", "events", published[0] - consumers.handled)
             note("the subscriber's memory at most", "MiB", resident(consumers.pids[0]))
+            if consumers.handled > count:
+                more, many = written(connection), consumers.handled
+                note("WAL", "bytes/event", (more - wal) / (many - count))
+                wal, count = more, many
             for table, name in TABLES.items():
                 for what, unit, value in _sizes(connection, table):
                     note(f"{name}: {what}", unit, value)
@@ -64,6 +70,13 @@ def sustained(run: Run) -> tuple[list[Series], list[Figure]]:
         for (name, unit), values in seen.items()
     ]
     return series, _figures(series)
+
+
+def written(connection: "psycopg.Connection[Any]") -> float:
+    """Return how many bytes of WAL the server has written so far."""
+    row = connection.execute(LSN).fetchone()
+    assert row is not None
+    return float(row[0])
 
 
 def _sizes(connection: "psycopg.Connection[Any]", table: str) -> list[tuple[str, str, float]]:

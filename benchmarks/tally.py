@@ -66,7 +66,7 @@ class Counter:
         self._timed = len(tally.delays) > 0
         self._pause = job.pause
         self._checked = job.checked
-        self._last: dict[str | None, int] = {}
+        self._last: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def handle(self, event: Event) -> None:
@@ -87,6 +87,8 @@ class Counter:
 
     def _check(self, event: Event) -> None:
         key, number = key_of(event), int(getattr(event, "number"))  # noqa: B009
+        if key is None:
+            return
         if number <= self._last.get(key, -1):
             with self._lock:
                 self._counts[1] += 1

@@ -135,7 +135,7 @@ def test_a_leader_interrupted_after_it_has_stored_leaves_nobody_waiting() -> Non
     store = Store()
 
     class Lock:
-        """The combiner's, whose next user is interrupted as it waits, once the leader has stored."""
+        """Interrupts whoever waits for it next, once the leader has stored."""
 
         lock = threading.Lock()
         struck = False
