@@ -60,7 +60,6 @@ create table pgbus.lease (
     suspect bigint,                     -- the one event handed out alone, after a worker's death
     primary key (subscription, lane)
 ) with (
-    fillfactor = 70,
     vacuum_truncate = off,
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 10000
@@ -77,7 +76,7 @@ create table pgbus.attempt (
                                          -- counted against it
     first_at timestamptz not null default clock_timestamp(),
     primary key (subscription, msg_id)
-);
+) with (fillfactor = 70);
 
 -- Delayed events wait here, so that they neither block their key nor lengthen the walk.
 create table pgbus.scheduled (
