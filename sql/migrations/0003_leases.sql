@@ -18,6 +18,9 @@
 -- bury    turns the leases of a dead worker into suspicions and lets go of them.
 --
 -- The planner is pinned: with statistics that lag behind it has turned both into scans of the queue.
+-- `:lane between x and x` is one of the pins. Of an equality, the planner knows that the order of a
+-- lane is that of msg_id; where the statistics, of a queue that had one key, say that each event is in
+-- that lane, it went through all events by msg_id: the first that comes would have been it.
 
 create table pgbus.template (
     name text primary key,
@@ -172,7 +175,7 @@ begin
             group by e.lane
         ) r cross join lateral (
             select r.lane, m.msg_id, m.vt from pgmq.:queue m
-            where :lane = r.lane order by :lane, m.msg_id limit 1
+            where :lane between r.lane and r.lane order by :lane, m.msg_id limit 1
         ) h cross join lateral (select :free as free) f
     ), head as (
         -- After a worker's death its events come back one at a time: at most one suspect a take,
@@ -222,7 +225,7 @@ begin
         from unnest(won, suspects) with ordinality as x(lane, suspect, place)
         left join lateral (
             select m.msg_id, m.vt, m.enqueued_at, m.message, m.headers from pgmq.:queue m
-            where :lane = x.lane and m.msg_id >= coalesce(x.suspect, 0) :still_parked
+            where :lane between x.lane and x.lane and m.msg_id >= coalesce(x.suspect, 0) :still_parked
             order by :lane, m.msg_id
             limit case when x.suspect is null then p_quantity else 1 end
         ) n on true
@@ -424,7 +427,7 @@ begin
         select n.msg_id, (h.suspect is not null)::integer as alone
         from held h cross join lateral (
             select m.msg_id from pgmq.:queue m
-            where :lane = h.lane and m.msg_id >= coalesce(h.suspect, 0)
+            where :lane between h.lane and h.lane and m.msg_id >= coalesce(h.suspect, 0)
             order by :lane, m.msg_id limit h.quantity
         ) n
         where h.suspect is null or h.suspect = n.msg_id

@@ -12,7 +12,7 @@ from pgbus.store.handling import acknowledgement
 from pgbus.store.leases import Take
 from pgbus.store.query import run
 from tests.servers import Server
-from tests.store.meter import buffers, metered
+from tests.store.meter import buffers, explained, metered
 from tests.store.queue import Connection, Queue
 from tests.store.worker import Worker, done
 
@@ -43,7 +43,9 @@ def long_backlog(server: Server, installed_template: str) -> Iterator[str]:
     server.drop_database(dsn)
 
 
-@pytest.fixture(params=["fresh", "grown unnoticed", "shrunk unnoticed", "long"])
+@pytest.fixture(
+    params=["fresh", "grown unnoticed", "shrunk unnoticed", "of one key before", "long"]
+)
 def any_queue(
     request: pytest.FixtureRequest,
     new_database: Callable[[str], str],
@@ -60,6 +62,11 @@ def any_queue(
             queue.fill(1_000, keys=500)
         case "grown unnoticed":
             connection.execute("analyze")
+            queue.fill(20_000, keys=4_000)
+        case "of one key before":
+            queue.fill(20_000, keys=1)
+            connection.execute("analyze")
+            connection.execute("truncate pgmq.q_billing")
             queue.fill(20_000, keys=4_000)
         case "shrunk unnoticed":
             connection.execute("delete from pgmq.q_billing where msg_id > 1000")
@@ -96,7 +103,27 @@ def test_taking_and_settling_use_their_indexes_alone(
         assert set(reading.used) == {PRIMARY, "lease_pkey", "attempt_pkey"}
 
 
-@pytest.mark.parametrize("kind", ["unordered", "parking"])
+@pytest.mark.parametrize("by_arrival", [False, True])
+def test_explain_shows_neither_a_scan_nor_a_sort_of_the_backlog(
+    any_queue: Queue, by_arrival: bool
+) -> None:
+    lanes = 10
+    worker = Worker(any_queue.connection, any_queue)
+    wish = worker.wish(by_arrival=by_arrival, visits=2 * lanes, lanes=lanes, quantity=2)
+    with explained(any_queue.connection) as nodes:
+        chunks, _ = leases.take(any_queue.connection, wish).read()
+        settle_mixed(worker, chunks)
+    read = [node for node in nodes if node.get("Relation Name") in ("q_billing", "lease")]
+    kinds = {node["Node Type"] for node in read}
+    assert {"Index Scan", "ModifyTable"} <= kinds
+    assert kinds <= {"Index Scan", "Index Only Scan", "Tid Scan", "ModifyTable"}
+    sorted_rows = [
+        node["Actual Rows"] * node["Actual Loops"] for node in nodes if "Sort" in node["Node Type"]
+    ]
+    assert max(sorted_rows) <= 5 * lanes
+
+
+@pytest.mark.parametrize("kind", ["unordered", "parking", "parking behind one key"])
 def test_other_kinds_of_subscriptions_use_their_indexes_alone(
     kind: str,
     new_database: Callable[[str], str],
@@ -104,15 +131,19 @@ def test_other_kinds_of_subscriptions_use_their_indexes_alone(
     connect: Callable[[str], Connection],
 ) -> None:
     connection = connect(new_database(installed_template))
-    queue = Queue(connection, ordered=kind != "unordered", park=kind == "parking")
+    queue = Queue(connection, ordered=kind != "unordered", park=kind != "unordered")
     still(connection, "pgmq.q_billing", "pgmq.q_billing_dlq", "pgbus.lease", "pgbus.attempt")
     connection.execute("analyze")
     queue.fill(20_000, keys=4_000)
+    one = kind == "parking behind one key"
     connection.execute(
         "insert into pgmq.q_billing_dlq (vt, message, headers) select clock_timestamp(), '1', "
-        "jsonb_build_object('pgbus-dead', jsonb_build_object('msg_id', -n, 'lane', -n)) "
-        "from generate_series(1, 5000) n"
+        "jsonb_build_object('pgbus-dead', jsonb_build_object('msg_id', -n, 'lane', -n / %s)) "
+        "from generate_series(1, 5000) n",
+        [5001 if one else 1],
     )
+    if one:
+        connection.execute("analyze pgmq.q_billing_dlq")
     worker = Worker(connection, queue)
     for number in range(14):
         wish = worker.wish(by_arrival=number % 2 == 0, visits=60, lanes=30, quantity=2)
@@ -121,7 +152,7 @@ def test_other_kinds_of_subscriptions_use_their_indexes_alone(
         assert len(chunks) == 30
         assert reading.scanned == {}
         assert reading.total <= 500
-        assert LANE in reading.used if kind == "parking" else LANE not in reading.used
+        assert (LANE in reading.used) == (kind != "unordered")
         with metered(connection) as reading:
             settle_mixed(worker, chunks)
         assert reading.scanned == {}
@@ -221,7 +252,7 @@ def make_hot(queue: Queue, key: str, events: int) -> None:
     )
 
 
-@pytest.mark.parametrize("waiting", ["visible", "delayed", "scheduled"])
+@pytest.mark.parametrize("waiting", ["visible", "delayed", "delayed unnoticed", "scheduled"])
 def test_an_idle_look_costs_the_same_whatever_waits(
     waiting: str,
     new_database: Callable[[str], str],
@@ -229,14 +260,19 @@ def test_an_idle_look_costs_the_same_whatever_waits(
     connect: Callable[[str], Connection],
 ) -> None:
     queue = lone_queue(connect(new_database(installed_template)))
+    if waiting == "delayed unnoticed":
+        queue.fill(20_000, keys=10)
+        queue.connection.execute("analyze")
+        queue.connection.execute("truncate pgmq.q_billing")
     statement = {
         "visible": "insert into pgmq.q_billing (vt, message) select clock_timestamp(), '1'",
         "delayed": "insert into pgmq.q_billing (vt, message) select 'infinity', '1'",
         "scheduled": "insert into pgbus.scheduled (due_at, queues, body, headers) "
         "select '2999-12-31', '{billing}', '1', '{}'",
-    }[waiting]
+    }[waiting.removesuffix(" unnoticed")]
     queue.connection.execute(f"{statement} from generate_series(1, 20000)")
-    queue.connection.execute("analyze")
+    if waiting != "delayed unnoticed":
+        queue.connection.execute("analyze")
     with metered(queue.connection) as reading:
         run(queue.connection, leases.poll([queue.number], sleep=False))
     assert reading.total <= 100
