@@ -43,7 +43,7 @@ test-slow: .venv/.ready  ## Let chance find each mutant of the bus; handle befor
 
 # The peers' servers come from Debian's packages: benchmarks/peers/setup. Those that do not run are
 # left out.
-bench: .venv/.bench-ready  ## Measure pgbus beside its floors and its peers (an hour; ARGS='all --quick')
+bench: .venv/.bench-ready  ## Measure pgbus beside its floors and its peers (an hour or three; ARGS='all --quick')
 	$(BIN)/python -m benchmarks $(or $(ARGS),all)
 
 lint: .venv/.ready  ## Check style, types and the direction of imports
