@@ -110,6 +110,7 @@ def _go(
     if not console.is_terminal:
         console = Console(width=WIDTH)
     reports: list[Report] = []
+    json.parent.mkdir(parents=True, exist_ok=True)
     with server, progress.status("starting") as status:
         run = Run(
             server=server,
@@ -122,7 +123,6 @@ def _go(
             reports.append(measure(run))
             show(reports[-1], console)
             # After each program, so that a run that is ended early has not been for nothing.
-            json.parent.mkdir(parents=True, exist_ok=True)
             write_json(reports, json)
             if markdown_path is not None:
                 markdown_path.write_text(markdown(reports), encoding="utf-8")

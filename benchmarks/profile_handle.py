@@ -10,7 +10,7 @@ import psycopg
 
 from benchmarks.measure import Case, Missing
 from benchmarks.meter import SETTLE, TAKE, Meter, Spent, parts
-from benchmarks.orders import KINDS, batches, orders
+from benchmarks.orders import KINDS, orders
 from benchmarks.peers.pgbus import QUEUE
 from benchmarks.run import Opened, Run
 from benchmarks.tally import THREADS
@@ -20,7 +20,6 @@ TEN, ONE, TRANSACTION = "handle 10 events a key", "handle one event a key", "han
 ONE_THREAD = f"{TEN}, one thread"
 OFTEN = f"{TEN}, threads switched every 0.5 ms"
 PATIENCE = 120.0
-BATCH = 1_000
 SWITCH = sys.getswitchinterval()
 
 
@@ -28,11 +27,12 @@ def handle(run: Run, ours: Opened) -> list[Case]:
     """Return the cases of handling what waits."""
     few = run.events
     many = 5 * few
+    ten = orders(many, many // 10)
     cases = []
     for shape, events, transactional, threads, interval in (
-        (TEN, orders(many, many // 10), False, THREADS, SWITCH),
-        (ONE_THREAD, orders(many, many // 10), False, 1, SWITCH),
-        (OFTEN, orders(many, many // 10), False, THREADS, 0.0005),
+        (TEN, ten, False, THREADS, SWITCH),
+        (ONE_THREAD, ten, False, 1, SWITCH),
+        (OFTEN, ten, False, THREADS, 0.0005),
         (ONE, orders(many, many), False, THREADS, SWITCH),
         (TRANSACTION, orders(few, few), True, THREADS, SWITCH),
     ):
@@ -47,8 +47,7 @@ def _handled(
     ours: Opened, events: Sequence[Event], *, transactional: bool, threads: int, interval: float
 ) -> Spent:
     ours.peer.clear("order")
-    for part in batches(events, BATCH):
-        ours.peer.publish_many(part, BATCH)
+    ours.peer.publish_many(events, 1_000)
     left = [len(events)]
     lock, over = threading.Lock(), threading.Event()
 

@@ -14,8 +14,7 @@ from benchmarks import floors
 from benchmarks.measure import Case, rate
 from benchmarks.meter import ELAPSED, PYTHON, STORE, Meter, Spent, parts
 from benchmarks.orders import batches, orders
-from benchmarks.peers.peer import share
-from benchmarks.peers.pgbus import QUEUE, declare
+from benchmarks.peers.pgbus import QUEUE, Pgbus, declare
 from benchmarks.publish import (
     CALLERS,
     ON_SLOW_DISK,
@@ -81,7 +80,7 @@ def together(run: Run, stack: ExitStack) -> list[Case]:
         if disk and not slow_disk(run, dsn, bare):
             continue
         declare(dsn, "order")
-        events = orders(2 * _few(run), 1000)
+        events = orders(2 * max(run.events // 10, CALLERS), 1000)
         raw = partial(floors.insert, bare, floors.rows(bare, events), CALLERS)
         cases += [
             *parts(TOGETHER + disk, len(events), partial(_published, dsn, events), commits=True),
@@ -135,22 +134,17 @@ def at_once(run: Run, stack: ExitStack, ours: Opened) -> list[Case]:
     ]
 
 
-def _few(run: Run) -> int:
-    return max(run.events // 10, CALLERS)
-
-
 def _published(dsn: str, events: Sequence[Event]) -> Spent:
     meter = Meter(dsn)
-    with Bus(dsn, service="bench") as bus:
-
-        def work(part: Sequence[Event]) -> None:
-            for event in part:
-                bus.publish(event)
-
-        share(events[: 10 * CALLERS], CALLERS, work)  # they connect, and learn where to
+    peer = Pgbus(dsn)
+    peer.open()
+    try:
+        peer.publish_each(events[: 10 * CALLERS], CALLERS)  # they connect, and learn where to
         meter.tick()
-        share(events, CALLERS, work)
+        peer.publish_each(events, CALLERS)
         meter.tick()
+    finally:
+        peer.close()
     return meter.spent()
 
 

@@ -56,8 +56,7 @@ def compared(
     family: str = "",
 ) -> list[Figure]:
     """Return the figure of one contender compared with another; none where one was not measured."""
-    found = [] if one is None or other is None else ratios(one, other)
-    if not found:
+    if one is None or other is None or not (found := ratios(one, other)):
         return []
     return [
         Figure(
@@ -65,7 +64,7 @@ def compared(
             values=found,
             bound=bound,
             wanted=wanted,
-            basis=basis or (other.contender if other else ""),
+            basis=basis or other.contender,
             family=family,
         )
     ]

@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -111,10 +111,10 @@ def test_where_the_outcome_is_unknown_it_is_for_everyone() -> None:
     assert len(store.batches) == 2
 
 
-def test_an_interrupted_leader_leaves_nobody_waiting() -> None:
-    store = Store()
-    store.error = Interrupted  # type: ignore[assignment]
-    combiner = Combiner(store, seats=ONE)
+def two_behind_another(
+    combiner: "Combiner[int, str]", store: Store
+) -> tuple["Future[Sequence[str]]", "Future[Sequence[str]]"]:
+    """Let two wait while a third is stored; return what came of their leader and its rider."""
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(combiner.run, [0])
         assert store.entered.wait(10)
@@ -124,8 +124,19 @@ def test_an_interrupted_leader_leaves_nobody_waiting() -> None:
             eventually(partial(waits, combiner, n))
         store.opened.set()
         first.result(10)
-        assert isinstance(others[0].exception(10), Interrupted)
-        follower = others[1].exception(10)
+        for future in others:
+            future.exception(10)
+    leader, rider = others
+    return leader, rider
+
+
+def test_an_interrupted_leader_leaves_nobody_waiting() -> None:
+    store = Store()
+    store.error = Interrupted  # type: ignore[assignment]
+    combiner = Combiner(store, seats=ONE)
+    leader, rider = two_behind_another(combiner, store)
+    assert isinstance(leader.exception(), Interrupted)
+    follower = rider.exception()
     assert isinstance(follower, StoreError)
     assert follower.outcome_unknown
     assert combiner._busy == 0
@@ -151,17 +162,9 @@ def test_a_leader_interrupted_after_it_has_stored_leaves_nobody_waiting() -> Non
 
     combiner = Combiner(store, seats=ONE)
     combiner._lock = Lock()  # type: ignore[assignment]
-    with ThreadPoolExecutor(3) as pool:
-        first = pool.submit(combiner.run, [0])
-        assert store.entered.wait(10)
-        others = []
-        for n in (1, 2):
-            others.append(pool.submit(combiner.run, [n]))
-            eventually(partial(waits, combiner, n))
-        store.opened.set()
-        first.result(10)
-        assert isinstance(others[0].exception(10), Interrupted)
-        assert others[1].result(10) == ["2"]
+    leader, rider = two_behind_another(combiner, store)
+    assert isinstance(leader.exception(), Interrupted)
+    assert rider.result() == ["2"]
     assert combiner._busy == 0
 
 
