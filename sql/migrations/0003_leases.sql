@@ -273,7 +273,9 @@ create or replace function pgbus.:function(
     -- some of those done or dead had failed before: forget it
     p_troubled boolean,
     -- in the transaction of a handler, see pgbus.require_handling
-    p_handling boolean
+    p_handling boolean,
+    -- sent before, and the reply was lost: lanes for which that was committed count as not held
+    p_repeated boolean
 )
 -- The lanes that the worker still held; nothing was done in the others.
 returns bigint[]
@@ -318,6 +320,16 @@ begin
     from (select k.lane from kept k union all select f.lane from freed f) o;
     if owned is null then
         return '{}';
+    end if;
+    if p_repeated then
+        -- What was handled is gone then, though the rest of the lane may still be leased; and what
+        -- its handlers published must not be published again.
+        owned := array(
+            select o.lane from unnest(owned) as o(lane)
+            where not exists (
+                select from unnest(p_done, p_done_lanes) as x(id, lane)
+                where x.lane = o.lane
+                    and not exists (select from pgmq.:queue m where m.msg_id = x.id)));
     end if;
     if cardinality(owned) < cardinality(p_lanes) then
         p_done := array(

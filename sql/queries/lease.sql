@@ -13,5 +13,5 @@ select {settle}(
     %s::bigint[], %s::bigint[],
     %s::bigint[], %s::bigint[], %s::double precision[], %s::text[],
     %s::bigint[], %s::bigint[], %s::text[],
-    %s, %s
+    %s, %s, %s
 )

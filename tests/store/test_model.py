@@ -205,11 +205,15 @@ class Protocol(RuleBasedStateMachine):
         return self.model.holds(hand.worker.id, hand.token, hand.lane)
 
     @precondition(something_was_taken)
-    @rule(pick=PICK, count=st.integers(1, 3), release=st.booleans())
-    def acknowledge(self, pick: int, count: int, release: bool) -> None:
+    @rule(pick=PICK, count=st.integers(1, 3), release=st.booleans(), repeated=st.booleans())
+    def acknowledge(self, pick: int, count: int, release: bool, repeated: bool) -> None:
+        """Acknowledge; perhaps after a request that was lost, and again after a reply that was."""
         hand = self.hand(pick)
         finished = hand.left[:count]
-        self.settle(hand, done=finished, release=release)
+        self.settle(hand, done=finished, release=release, repeated=repeated)
+        if repeated and finished:
+            lane = LaneSettlement(hand.lane, hand.token, release, done=finished)
+            assert hand.worker.settle(lane, repeated=True) == set()
 
     @precondition(something_was_taken)
     @rule(
@@ -242,6 +246,7 @@ class Protocol(RuleBasedStateMachine):
         done: list[int],
         again: tuple[int, float, str] | None = None,
         dead: list[int] | None = None,
+        repeated: bool = False,
     ) -> None:
         dead = dead or []
         settlement = LaneSettlement(
@@ -253,7 +258,7 @@ class Protocol(RuleBasedStateMachine):
             dead=[(one, '{"tried": 1}') for one in dead],
             troubled=hand.troubled,
         )
-        owned = hand.worker.settle(settlement)
+        owned = hand.worker.settle(settlement, repeated=repeated)
         if not self.holds(hand):
             assert owned == set()
             return

@@ -77,8 +77,8 @@ class Worker:
         assert sorted(told) == sorted(lane for (lane,) in mine)
         return Took(chunks, empty, taken.resume, taken.contested)
 
-    def settle(self, *lanes: LaneSettlement) -> set[int]:
-        return run(self.connection, settle(self.queue.name, self.id, lanes))
+    def settle(self, *lanes: LaneSettlement, repeated: bool = False) -> set[int]:
+        return run(self.connection, settle(self.queue.name, self.id, lanes, repeated=repeated))
 
     def finish(self, *chunks: Chunk) -> set[int]:
         """Acknowledge chunks whole, and let go of their lanes."""

@@ -83,13 +83,7 @@ def test_a_blocked_process_leaves_the_rest_to_others(
     with blocked.running():
         eventually(lambda: len(begun) == 2)
         with free.running():
-
-            def rests() -> bool:
-                [now] = free.status()
-                return now.ready == 0 and len(handled) == 200 - now.in_flight
-
-            eventually(rests)
-            assert len(handled) > 150
+            eventually(lambda: len(handled) > 150)
             assert set(handled).isdisjoint(begun)
             opened.set()
             assert free.wait_idle(10)

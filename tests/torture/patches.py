@@ -84,16 +84,18 @@ def stop_beating(put: Put) -> None:
 def bury_in_two(put: Put) -> None:
     original = Settler._store
 
-    def store(self: Settler, connection: Connection, group: Sequence[Portion]) -> set[int]:
+    def store(
+        self: Settler, connection: Connection, group: Sequence[Portion], *, repeated: bool
+    ) -> set[int]:
         dead = [letter for one in group for letter in one.lane.dead]
         if not dead:
-            return original(self, connection, group)
+            return original(self, connection, group, repeated=repeated)
         name = group[0].subscription.name
         copied = _copies(connection, name, [msg_id for msg_id, _ in dead])
         for one in group:
             one.lane.done = [*one.lane.done, *(msg_id for msg_id, _ in one.lane.dead)]
             one.lane.dead = []
-        owned = original(self, connection, group)
+        owned = original(self, connection, group, repeated=repeated)
         if os.environ.get(DIE_BETWEEN):
             os.kill(os.getpid(), signal.SIGKILL)
         with connection.cursor() as cursor:

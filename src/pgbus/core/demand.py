@@ -93,6 +93,10 @@ class Demand:
         light = int(MOST_BYTES / max(self._size, 1.0))
         return max(self._least, min(MOST_EVENTS, ahead, light))
 
+    def take_singly(self) -> None:
+        """Take one event of a lane from now on: those behind it would go back unhandled."""
+        self._most_quantity = 1
+
     def observe(self, seconds: float) -> None:
         """Learn how long a call took, divided by its events."""
         self._seconds += SMOOTHING * (seconds - self._seconds)

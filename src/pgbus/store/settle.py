@@ -28,7 +28,12 @@ class LaneSettlement(msgspec.Struct):
 
 
 def settle(
-    name: str, worker: int, lanes: Sequence[LaneSettlement], *, handling: bool = False
+    name: str,
+    worker: int,
+    lanes: Sequence[LaneSettlement],
+    *,
+    handling: bool = False,
+    repeated: bool = False,
 ) -> Operation[set[int]]:
     """Settle lanes of one subscription; return those that the worker still held.
 
@@ -36,6 +41,8 @@ def settle(
 
     Parameters:
         handling: whether this must be the transaction of a handler.
+        repeated: whether the same was sent before, and may have been committed: lanes for which it
+            was are none that the worker still held.
     """
     ordered = sorted(lanes, key=lambda one: one.lane)
     again = [(one.lane, *one.again) for one in ordered if one.again is not None]
@@ -56,6 +63,7 @@ def settle(
         [reason for _, _, reason in dead],
         any(one.troubled for one in ordered),
         handling,
+        repeated,
     )
     query = Query(statement("lease", "settle", settle=f"settle_{name}"), parameters, _lanes)
     return set((yield from ask_one(query)))

@@ -2,7 +2,8 @@
 
 What the workers hand in while one statement is under way goes out with the next: batches grow with
 the load and cost no waiting when there is none. A settlement that was sent is sent again until the
-database answered; the fence makes that harmless.
+database answered; the fence makes that harmless, and so does, where a lane stays leased, that what
+was handled is gone.
 """
 
 import logging
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 
 import psycopg
 
@@ -26,8 +28,9 @@ logger = logging.getLogger(__name__)
 
 MOST = 5_000
 """Portions in one statement."""
-LATER = ("53", "55", "57")
-"""Classes of errors that pass: no disk, memory or connections; a lock; an operator's doing."""
+LATER = ("53", "55", "57", "58")
+"""Classes of errors that pass: no disk, memory or connections; a lock; an operator's doing; the
+server's own system."""
 
 
 class Settler:
@@ -123,10 +126,11 @@ class Settler:
         """
         backoff = Backoff()
         while not self._abort.is_set():
+            store = partial(self._store, group=group, repeated=sent)
             try:
-                owned = self._link.do(lambda connection: self._store(connection, group))
+                owned = self._link.do(store)
             except Unroutable as unroutable:
-                self._settle_apart(group, unroutable)
+                self._settle_apart(group, unroutable, sent=sent)
                 return
             except psycopg.Error as error:
                 lost_connection = not self._link.connected
@@ -152,14 +156,21 @@ class Settler:
                 return
 
     def _store(
-        self, connection: "psycopg.Connection[tuple[object, ...]]", group: "Sequence[Portion]"
+        self,
+        connection: "psycopg.Connection[tuple[object, ...]]",
+        group: "Sequence[Portion]",
+        *,
+        repeated: bool,
     ) -> set[int]:
-        subscription, session = group[0].subscription, group[0].hold.session
-        lanes = _merge(group)
+        for one in group:
+            if one.hold.refused:
+                _withdraw(one)
+        name, worker = group[0].subscription.name, group[0].hold.session.id
+        settlement = settle(name, worker, _merge(group), repeated=repeated)
         if not any(one.outgoing for one in group):
-            return run(connection, settle(subscription.name, session.id, lanes))
+            return run(connection, settlement)
         with connection.transaction():
-            owned = run(connection, settle(subscription.name, session.id, lanes))
+            owned = run(connection, settlement)
             outgoing = [event for one in group if one.lane.lane in owned for event in one.outgoing]
             run(
                 connection,
@@ -167,28 +178,36 @@ class Settler:
             )
         return owned
 
-    def _settle_apart(self, group: "Sequence[Portion]", unroutable: Unroutable) -> None:
+    def _settle_apart(
+        self, group: "Sequence[Portion]", unroutable: Unroutable, *, sent: bool
+    ) -> None:
         """Find the one whose publishing leads nowhere, so that it fails alone."""
         if len(group) > 1:
             for one in group:
-                self._settle([one])
+                self._settle([one], sent=sent)
             return
         [one] = group
         assert one.answering is not None
         one.lane = one.answering.unroutable(one, unroutable)
         one.outgoing = []
-        self._settle([one])
+        self._settle([one], sent=sent)
 
     def _give_up(self, one: Portion, error: psycopg.Error) -> None:
-        """Let go of a lane whose settlement the database refuses: its events come again."""
+        """Let go of a lane whose settlement the database refuses: its events come again.
+
+        A worker that still handles some lets go itself, once it has heard: until then nobody else
+        may get the key.
+        """
         logger.error(
             "subscription %s: an event cannot be settled and is delivered again: %s",
             one.subscription.name,
             as_store_error(error),
         )
-        if _says_something(one):
-            one.lane = LaneSettlement(one.lane.lane, one.lane.token, release=True)
-            one.outgoing = []
+        if not _says_something(one):
+            one.subscription.settled([(one.hold, 0, True)])  # for as long as this worker lives
+            return
+        one.hold.refused = True
+        if one.lane.release:
             self._settle([one])
 
     def _finish(self, group: "Sequence[Portion]", owned: set[int], *, sent: bool) -> None:
@@ -210,6 +229,13 @@ class Settler:
                 "acknowledgement; nothing was changed, and the event is delivered again"
             )
             one.answering.fenced(one, error)
+
+
+def _withdraw(one: Portion) -> None:
+    """Leave of a settlement only whether the lane is let go."""
+    one.lane = LaneSettlement(one.lane.lane, one.lane.token, one.lane.release)
+    one.outgoing = []
+    one.events = 0
 
 
 def _says_something(one: Portion) -> bool:

@@ -36,6 +36,10 @@ class Hold(msgspec.Struct, eq=False):
     """Set by the watchdog: the call took too long, and the lease was given up."""
     fenced: bool = False
     """Set by the settler: the database refused, because another holds the lane."""
+    refused: bool = False
+    """Set by the settler: the database cannot settle one of its events; all of them come again."""
+    released: bool = False
+    """Set by the settler: the lane was let go."""
     unsettled: int = 0
     """Events not yet settled. The settler counts down."""
 
@@ -45,7 +49,7 @@ class Hold(msgspec.Struct, eq=False):
     @property
     def lost(self) -> bool:
         """Whether nothing that is done under it can count any more."""
-        return self.abandoned or self.fenced or self.session.lost
+        return self.abandoned or self.fenced or self.refused or self.session.lost
 
 
 class Parcel(NamedTuple):
@@ -187,7 +191,10 @@ class Subscription:
         freed = False
         with self._lock:
             for hold, events, released in portions:
+                if hold.released:
+                    continue
                 if released:
+                    hold.released = True
                     events = hold.unsettled
                     self._suspects -= hold.chunk.suspect
                 hold.unsettled -= events

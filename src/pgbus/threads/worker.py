@@ -131,6 +131,10 @@ class Worker:
                 if step == "stop":
                     self._flush(portion, release=True)
                 return
+            if portion.outgoing and self._station.strict:
+                # Should it lead nowhere, its handler has failed after all: nothing may follow yet.
+                self._subscription.demand.take_singly()
+                break
             if (
                 message is not last
                 and portion.events
