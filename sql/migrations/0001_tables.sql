@@ -7,7 +7,7 @@ create table pgbus.subscription (
     name text not null unique,
     ordered boolean not null,           -- false: every event is a lane of its own
     park boolean not null,              -- a key with a dead letter waits behind it
-    template integer not null default 0, -- the generation of its take, settle and bury functions
+    template integer not null default 0, -- the newest migration when its functions were last made
     created_at timestamptz not null default clock_timestamp()
 );
 

@@ -1,11 +1,14 @@
 -- Roles: who may do what.
 --
--- Nobody but the owner has a right on a table of pgbus or of a queue. Functions are the only door:
--- they run with the rights of their owner (SECURITY DEFINER) on a search_path of their own, and who
--- may call which is all there is to grant. What stands for one subscription (take, settle,
+-- Nobody but the owner has a right on a table of pgbus or of a queue. Functions are the door: they
+-- run with the rights of their owner (SECURITY DEFINER) on a search_path of their own, and who may
+-- call which is nearly all there is to grant. What stands for one subscription (take, settle,
 -- acknowledge) is a function of its own; others ask whether their caller may call that one
 -- (require_subscriptions). It costs nothing that can be measured: what does is a SET, 0.4 µs for the
 -- search_path, which they had before.
+--
+-- The exceptions: publishers may read the view pgbus.stamp, and declare and end_sessions have their
+-- caller's rights; each says why.
 --
 -- Roles belong to the whole cluster. Databases that share a prefix share their roles, and CONNECT
 -- tells them apart; with a prefix each, nothing is shared.

@@ -7,7 +7,7 @@
     │   ├── InvalidName         a subscription name pgmq or pgbus cannot carry
     │   ├── InvalidTopic        a topic nobody could be bound to
     │   └── InvalidPattern      a pattern that AMQP 0-9-1 does not know
-    ├── PayloadError            a body or headers that cannot be stored or read back
+    ├── PayloadError            a body, key or headers that cannot be stored or read back
     │   └── PayloadTooLarge     … because of their size
     ├── Unroutable              no subscription matches, and the bus was told to care
     ├── LeaseLost               another worker holds the key now; nothing was changed
@@ -46,11 +46,11 @@ class InvalidPattern(ConfigurationError):
 
 
 class PayloadError(PgbusError):
-    """A body or headers that PostgreSQL could not store or read back unchanged."""
+    """A body, key or headers that PostgreSQL could not store or read back unchanged."""
 
 
 class PayloadTooLarge(PayloadError):
-    """A body or headers over the bus's limit."""
+    """A body, key or headers over the bus's limit."""
 
 
 class Unroutable(PgbusError):

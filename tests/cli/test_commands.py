@@ -11,6 +11,7 @@ import pytest
 
 from pgbus import Bus
 from tests.cli.command import COMMAND, PATIENCE, at_hand, call, environment, pgbus
+from tests.schemas.kinds import event
 from tests.waiting import eventually
 
 SHOP = """
@@ -55,6 +56,7 @@ def test_version_and_help() -> None:
         ("publish", "a.b", "1", "--header", "novalue"),
         ("publish", "a.b", "1", "--key", "k", "--key-field", "f"),
         ("install", "--print", "--json"),
+        ("install", "--print", "--role-prefix", "pgbus"),
         ("declare", "no-colon"),
         ("dlq", "drop", "billing"),
         ("dlq", "redrive", "billing", "no-uuid"),
@@ -102,6 +104,13 @@ def test_install_says_what_it_did(dsn: str) -> None:
     assert "is up to date" in call(dsn, "install").stdout
     assert "no subscriptions yet" in call(dsn, "status").stdout
     assert call(dsn, "status", "--json").json == []
+
+
+def test_a_prefix_without_roles_is_refused_and_nothing_is_done(dsn: str) -> None:
+    refused = call(dsn, "install", "--role-prefix", "shop")
+    assert refused.code == 2
+    assert "--role-prefix names the roles of --roles" in refused.stderr
+    assert "run 'pgbus install'" in call(dsn, "status").stderr
 
 
 def test_declare_binds_without_running(bus_dsn: str, shop: Path) -> None:
@@ -158,6 +167,38 @@ def test_run_handles_until_it_is_told_to_stop(bus_dsn: str, shop: Path) -> None:
     assert "INFO" in log
     assert "running: billing" in log
     assert "stopped" in log
+
+
+LONG = """
+from pgbus import Bus, Event
+
+class OrderPaid(Event, topic="orders.paid"):
+{fields}
+
+bus = Bus()
+
+@bus.subscribe("orders.*", name="billing")
+def bill(event: OrderPaid) -> None: ...
+"""
+
+
+def test_an_error_is_shown_whole(bus_dsn: str, tmp_path: Path) -> None:
+    """What to do about it comes last."""
+    names = [f"what_was_paid_for_the_item_of_this_order_with_the_number_{n}" for n in range(9)]
+    fields = "\n".join(f"    {name}: int" for name in names)
+    (tmp_path / "long.py").write_text(LONG.format(fields=fields))
+    paid = event(("cents", int), topic="orders.paid", name="OrderPaid")
+    with Bus(bus_dsn) as bus:
+        bus.publish(paid(cents=1))
+    done = pgbus("run", "long:bus", "--log-level", "error", dsn=bus_dsn, cwd=tmp_path)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("pgbus: orders.paid version 1 is not what ")
+    assert len(line) > 500
+    assert line.endswith(
+        "Give the changed type version=2, or the next that is free; or, where no event of it was "
+        "ever stored, run 'pgbus schema forget orders.paid 1'"
+    )
 
 
 def test_without_its_extra_it_says_which(tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from pgbus.errors import PgbusError
 
-_LONGEST = 400
-
 
 def describe(error: PgbusError) -> str:
-    """Return the error's message."""
-    line = " ".join((str(error) or type(error).__name__).split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+    """Return the error's message, whole: what to do comes last.
+
+    Words of libpq in it were cut where they came in.
+    """
+    return " ".join((str(error) or type(error).__name__).split())

@@ -42,15 +42,22 @@ def install(
         ),
     ] = False,
     role_prefix: Annotated[
-        str, typer.Option(metavar="NAME", help="What the names of the roles begin with.")
-    ] = ROLES,
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What the names of the roles begin with; wants --roles.",
+            show_default=ROLES,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Create what pgmq and pgbus need in the database.
 
     Idempotent, and safe for many at once: run it with every deployment.
     """
-    prefix = check_prefix(role_prefix) if roles else None
+    if role_prefix is not None and not roles:
+        raise typer.BadParameter("--role-prefix names the roles of --roles: give that, too")
+    prefix = check_prefix(ROLES if role_prefix is None else role_prefix) if roles else None
     if show:
         if as_json:
             raise typer.BadParameter("--print prints SQL: leave --json out")

@@ -21,7 +21,8 @@ class SubscriptionStatus:
     """Behind a dead letter of their key, in a subscription with ``on_exhausted="park"``."""
     dead_letters: int
     oldest_age: timedelta | None
-    """How long the oldest ready event has waited since it was published."""
+    """How long ago the oldest ready event came into the queue: when it was published; a delayed one
+    when it was moved there, once it was due."""
     workers: int
     """Live processes that declare the subscription."""
 
