@@ -245,6 +245,47 @@ def test_what_a_batch_publishes_appears_once(bus: Bus) -> None:
     assert sorted(follow_ups) == list(range(30))
 
 
+@pytest.mark.parametrize("transactional", [False, True], ids=["plain", "transactional"])
+def test_what_is_published_for_all_goes_with_any_that_is_acknowledged(
+    bus: Bus, *, transactional: bool
+) -> None:
+    """The first of them is rejected; and events that come alone have a context, too."""
+    sizes: list[int] = []
+
+    def summarise(events: list[Created], context: BatchContext) -> None:
+        if len(events) > 1 and any(event.n == 9 for event in events):
+            raise RuntimeError  # they are tried alone
+        if len(events) == 3 or events[0].n == 0:
+            context.reject(0, "no")
+        context.publish("billed", len(events))
+
+    def summarise_within(
+        events: list[Created], context: BatchContext, connection: psycopg.Connection[Any]
+    ) -> None:
+        summarise(events, context)
+
+    chosen: Any = summarise_within if transactional else summarise
+    bus.subscribe("orders.*", name="billing", concurrency=1, retry=QUICK)(chosen)
+
+    @bus.subscribe("billed", name="ledger")
+    def on_billed(event: int) -> None:
+        sizes.append(event)
+
+    bus.declare()
+    bus.publish_many([Outgoing("orders.created", Created(order=str(n), n=n)) for n in (1, 2, 3)])
+    with bus.running():
+        assert bus.wait_idle(20)
+        assert sizes == [3]
+    bus.publish_many([Outgoing("orders.created", Created(order=str(n), n=n)) for n in (8, 9)])
+    with bus.running():
+        assert bus.wait_idle(20)
+    assert sizes == [3, 1, 1]
+    bus.publish("orders.created", Created(order="0", n=0))
+    with bus.running():
+        assert bus.wait_idle(20)
+    assert sizes == [3, 1, 1]
+
+
 def test_a_context_is_that_of_its_event_however_it_is_asked_for(bus: Bus) -> None:
     keys: list[str | None] = []
     follow_ups: list[str] = []

@@ -1,6 +1,8 @@
 """SystemExit, out of code of the user's in threads of the bus: a failure like any other."""
 
+import asyncio
 import json
+import threading
 
 import psycopg
 import pytest
@@ -80,3 +82,34 @@ def test_an_async_handler_that_exits(bus: Bus) -> None:
     assert handled == [1, 2]
     assert dead_letters(bus) == ["SystemExit"]
     assert [one.kind for one in incidents] == ["dead_letter"]
+
+
+def test_a_task_of_an_async_handler_that_exits(bus: Bus) -> None:
+    """It runs on the loop itself; the handlers that others wait for there go on."""
+    begun, exited = threading.Event(), threading.Event()
+    handled: list[int] = []
+
+    async def leave() -> None:
+        exited.set()
+        raise SystemExit
+
+    @bus.subscribe("numbers", name="billing", concurrency=2, retry=ONCE)
+    async def on_number(event: int) -> None:
+        if event == 0:
+            begun.set()
+            while not exited.is_set():
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.05)
+        if event == 1:
+            await asyncio.create_task(leave())
+        handled.append(event)
+
+    with bus.running():
+        bus.publish("numbers", 0, key="a")
+        assert begun.wait(20)
+        bus.publish("numbers", 1, key="b")
+        assert bus.wait_idle(20)
+        bus.publish("numbers", 2, key="c")
+        assert bus.wait_idle(20)
+    assert handled == [0, 2]
+    assert dead_letters(bus) == ["SystemExit"]

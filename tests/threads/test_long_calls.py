@@ -1,6 +1,7 @@
 """Calls of ``publish_many`` that are encoded while the server stores what stands before."""
 
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 import pytest
@@ -112,3 +113,30 @@ def test_nothing_of_it_is_stored_where_one_leads_nowhere(
         with pytest.raises(Unroutable, match="matches nowhere;"):
             bus.publish_many([*events(), Outgoing("nowhere", 1)])
     assert numbers(bus_dsn) == list(range(MANY))
+
+
+def test_a_call_that_has_begun_asks_for_no_second_connection(
+    declared: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where types are to be recorded again: others like it may have all there are."""
+    declared.publish_many(events())
+    encoder, pool, contracts = declared._publisher._encoder, declared._pool, declared._contracts
+    encode, lend = encoder.encode, pool._lend
+    lent: list[object] = []
+
+    def an_hour_later(*arguments: Any, **options: Any) -> Any:
+        contracts.published = set()
+        return encode(*arguments, **options)
+
+    def counted(within: float | None) -> Any:
+        lent.append(within)
+        return lend(within)
+
+    monkeypatch.setattr(encoder, "encode", an_hour_later)
+    monkeypatch.setattr(pool, "_lend", counted)
+    declared.publish_many(events())
+    assert len(lent) == 1
+    assert not contracts.published
+    monkeypatch.undo()
+    declared.publish_many(events())
+    assert contracts.published == {Created}

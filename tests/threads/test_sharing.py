@@ -159,6 +159,22 @@ def test_an_unknown_version_waits_for_a_worker_that_knows_it(make_bus: Callable[
     assert letter.attempts == 1
 
 
+def test_of_types_that_nobody_knows_nothing_is_remembered(bus: Bus) -> None:
+    """Anybody may send messages of any number of them."""
+
+    @bus.subscribe("#", name="billing")
+    def on_order(event: Created) -> None:
+        """Is never called."""
+
+    with bus.running():
+        for number in range(20):
+            bus.publish(f"foreign.{number}", {}, key="a")
+        assert bus.wait_idle(20)
+        assert bus._engine is not None
+        assert not bus._engine._station._known
+    assert len(list(bus.dead_letters("billing"))) == 20
+
+
 def test_log_records_say_which_delivery_they_speak_of(
     bus: Bus, caplog: pytest.LogCaptureFixture
 ) -> None:

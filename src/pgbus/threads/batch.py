@@ -12,12 +12,12 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from pgbus.core.encoding import MISSING
+from pgbus.core.encoding import MISSING, Encoded, outgoing
 from pgbus.core.verdict import Again, Done, GiveBack
 from pgbus.model.config import Reject, RetryAfter
 from pgbus.model.event import Event
 from pgbus.threads.attempt import Ending, Result
-from pgbus.threads.context import Context, lost_meanwhile
+from pgbus.threads.context import Context, caused, lost_meanwhile
 from pgbus.threads.delivery import Delivery, Portion
 from pgbus.threads.subscription import Hold
 from pgbus.threads.worker import Worker
@@ -41,6 +41,7 @@ class BatchContext(Sequence[Context]):
         self._deliveries = deliveries
         self._extend = extend
         self._errors: dict[int, Exception] = {}
+        self._outgoing: list[Encoded] = []
 
     def __len__(self) -> int:
         return len(self._deliveries)
@@ -87,10 +88,6 @@ class BatchContext(Sequence[Context]):
     def _note(self, index: int, error: Exception) -> None:
         self._errors[range(len(self))[index]] = error
 
-    def errors(self) -> list[Exception | None]:
-        """Return, for each event, why it is rejected or retried, if it is."""
-        return [self._errors.get(index) for index in range(len(self))]
-
     def publish(
         self,
         topic: str | Event,
@@ -102,7 +99,12 @@ class BatchContext(Sequence[Context]):
         at: datetime | None = None,
         id: UUID | None = None,  # noqa: A002 - named as Bus.publish names it
     ) -> UUID:
-        """Publish with the acknowledgement of the batch's first event; see ``Context.publish``.
+        """Publish with the acknowledgement of the batch; see ``Context.publish``.
+
+        The event carries the id of the batch's first as its cause. It is published where any event
+        of the batch is acknowledged: not where all of them are rejected or retried. What belongs to
+        a single one is for ``context[i].publish``. Parameters are those of
+        :meth:`pgbus.Bus.publish`.
 
         Returns:
             The event's id.
@@ -110,8 +112,10 @@ class BatchContext(Sequence[Context]):
         Raises:
             PayloadError, InvalidTopic, ConfigurationError: see :meth:`pgbus.Bus.publish`.
         """
-        first: Context = self[0]
-        return first.publish(topic, payload, key=key, headers=headers, delay=delay, at=at, id=id)
+        item = outgoing(topic, payload, key=key, headers=headers, delay=delay, at=at, id=id)
+        encoded = caused(self[0], item)
+        self._outgoing.append(encoded)
+        return encoded.id
 
     def extend(self, seconds: float) -> None:
         """Let this call go on for ``seconds`` from now.
@@ -123,6 +127,11 @@ class BatchContext(Sequence[Context]):
         if all(delivery.hold.lost for delivery in self._deliveries):
             raise lost_meanwhile(self[0].subscription)
         self._extend(seconds)
+
+
+def _errors(context: BatchContext) -> list[Exception | None]:
+    """Return, for each event, why it is rejected or retried, if it is."""
+    return [context._errors.get(index) for index in range(len(context))]
 
 
 @dataclass(slots=True)
@@ -230,7 +239,7 @@ class BatchWorker(Worker):
         """
         if not self._attempts.transactional:
             return
-        errors = iter(context.errors())
+        errors = iter(_errors(context))
         for part in parts:
             stopped = False
             for error in islice(errors, len(part.deliveries)):
@@ -248,7 +257,8 @@ class BatchWorker(Worker):
 
     def _conclude(self, parts: Sequence[_Part], context: BatchContext) -> None:
         """Enter what became of each event; what follows one that stops its lane goes back."""
-        errors = iter(context.errors())
+        errors = iter(_errors(context))
+        of_all = context._outgoing
         for part in parts:
             part.portion.lane.release = True
             goes_on = True
@@ -260,7 +270,8 @@ class BatchWorker(Worker):
                 goes_on = self._enter(part.portion, delivery, verdict, error)
                 goes_on = goes_on and not self._stops(error)
                 if error is None:
-                    part.portion.outgoing += delivery.published
+                    part.portion.outgoing += of_all + delivery.published
+                    of_all = []
 
     def _try_one(
         self, portion: Portion, delivery: Delivery, event: Any, *, last: bool
@@ -270,12 +281,16 @@ class BatchWorker(Worker):
 
         def finish() -> Ending:
             self._conclude([part], context)
-            part.portion.lane.release = last or context.errors() != [None]
+            part.portion.lane.release = last or _errors(context) != [None]
             return Ending([part.portion.lane], part.portion.outgoing)
 
         result = self._try(delivery, [(portion, delivery.message)], [event], context, finish)
-        [error] = context.errors()
-        if result is None or error is None or not isinstance(result[0], Done):
+        [error] = _errors(context)
+        if result is None or not isinstance(result[0], Done):
+            return result
+        if error is None:
+            if not self._attempts.transactional:
+                portion.outgoing += context._outgoing
             return result
         if self._attempts.transactional:
             self._settled(portion.hold, portion.hold.unsettled, released=True)

@@ -1,6 +1,7 @@
 """The bus: what users type."""
 
 import logging
+import math
 import os
 import sys
 import threading
@@ -82,6 +83,8 @@ class Bus(Administration):
         ConfigurationError: there is no DSN and no embedded PostgreSQL, or a value is out of range.
 
     A bus is thread-safe. It connects when it is first used, so it can be made before a fork.
+    Whatever asks the database can raise :class:`pgbus.IncompatibleDatabase`, too: see
+    :meth:`install`.
     """
 
     def __init__(
@@ -116,7 +119,9 @@ class Bus(Administration):
         check_choice("prune_bindings", prune_bindings, (True, False))
         check_instance("dedup_window", dedup_window, timedelta)
         if not timedelta(0) < dedup_window <= timedelta(days=3650):
-            raise ConfigurationError("dedup_window: use more than nothing and at most ten years")
+            raise ConfigurationError(
+                f"dedup_window={dedup_window}: use more than nothing and at most ten years"
+            )
         self._server = find_server(dsn, os.environ.get("PGBUS_DSN"))
         self._direct = find_server(direct_dsn, None) if direct_dsn is not None else self._server
         self._given_service = service
@@ -151,7 +156,11 @@ class Bus(Administration):
 
     @property
     def dsn(self) -> str:
-        """The connection string in use, the embedded server's too (which this starts)."""
+        """The connection string in use, the embedded server's too (which this starts).
+
+        Raises:
+            ConfigurationError, StoreError: the embedded server could not be started.
+        """
         return Dsn(self._server.dsn())
 
     # Setting up.
@@ -260,6 +269,7 @@ class Bus(Administration):
         """Create and bind this bus's queues without running handlers.
 
         Raises:
+            ConfigurationError: the bus is closed, or ``direct_dsn`` leads to another database.
             StoreError: pgbus is not installed, or the database could not be reached.
         """
         self._declare(bind=True)
@@ -401,9 +411,10 @@ class Bus(Administration):
             timeout: the handlers' grace in seconds.
 
         Raises:
-            ConfigurationError: a handler or an ``on_error`` callback calls it, whose end it would
-                wait for.
+            ConfigurationError: ``timeout`` is no such number; or a handler or an ``on_error``
+                callback calls it, whose end it would wait for.
         """
+        _check_timeout(timeout)
         running = self._engine
         if running is not None and running.is_here():
             raise ConfigurationError(
@@ -417,10 +428,14 @@ class Bus(Administration):
             try:
                 if engine.process != os.getpid():
                     return  # a forked child: the threads are the parent's
-                engine.stop(max(0.0, min(timeout, MOST_GRACE)))
+                engine.stop(min(timeout, MOST_GRACE))
+            except BaseException:  # Ctrl-C: the handlers get no more grace
+                engine.stop(0.0)
+                raise
             finally:
                 # Not before: a handler that calls this meanwhile must not wait for the lock.
                 self._engine = None
+                self._subscriptions = []
         logger.info("stopped")
 
     @contextmanager
@@ -431,8 +446,9 @@ class Bus(Administration):
             timeout: see :meth:`stop`.
 
         Raises:
-            ConfigurationError, StoreError: see :meth:`start`.
+            ConfigurationError, SchemaConflict, StoreError: see :meth:`start` and :meth:`stop`.
         """
+        _check_timeout(timeout)
         self.start()
         try:
             yield self
@@ -448,7 +464,9 @@ class Bus(Administration):
             timeout: the handlers' grace in seconds.
 
         Raises:
-            ConfigurationError: this is not the main thread.
+            ConfigurationError: this is not the main thread; see :meth:`start` and :meth:`stop`,
+                too.
+            SchemaConflict, StoreError: see :meth:`start`.
         """
         with asked_to_stop() as request, self.running(timeout):
             request.wait()
@@ -457,7 +475,8 @@ class Bus(Administration):
     def wait_idle(self, timeout: float = 10.0) -> bool:
         """Wait until nothing is visible, leased or waiting for a retry in this bus's subscriptions.
 
-        Parked and delayed events may stay.
+        Parked and delayed events may stay. Where the bus does not run, its subscriptions are
+        declared, but not bound.
 
         Parameters:
             timeout: seconds.
@@ -466,8 +485,10 @@ class Bus(Administration):
             False where the time ran out.
 
         Raises:
+            ConfigurationError: ``timeout`` is no such number, or the bus is closed.
             StoreError: the database refused or could not be reached.
         """
+        _check_timeout(timeout)
         deadline = time.monotonic() + timeout
         numbers = [one.number for one in self._subscriptions]
         if not numbers:
@@ -525,3 +546,8 @@ class Bus(Administration):
                 "threads and connections are that one's; make a new Bus in the child, or start it "
                 "after the fork"
             )
+
+
+def _check_timeout(timeout: float) -> None:
+    if timeout != math.inf:
+        check_number("timeout", timeout, 0)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal
 
+from pgbus.core.account import exc_info
 from pgbus.errors import ConfigurationError
 from pgbus.threads.link import Link
 
@@ -57,9 +58,11 @@ class Call:
         """Give the call up, unless it has ended; true where it was given up now."""
         if not self._end.acquire(blocking=False):
             return False
-        self._abandoned(reason)
-        if self.future is not None:
-            self.future.cancel()
+        try:
+            self._abandoned(reason)
+        finally:
+            if self.future is not None:
+                self.future.cancel()
         return True
 
 
@@ -136,6 +139,9 @@ class Watchdog:
                     self._changed.wait(max(0.0, min([now + CHECK, *deadlines]) - now))
                 links = [*self._links]
             for call in late:
-                call.abandon("timeout")
+                try:
+                    call.abandon("timeout")
+                except Exception as error:  # without threads, or memory: the others are late, too
+                    logger.critical("a call could not be given up whole", exc_info=exc_info(error))
             for link in links:
                 link.sever_if_stalled(time.monotonic())

@@ -104,7 +104,7 @@ class Context:
             PayloadError, InvalidTopic, ConfigurationError: see :meth:`pgbus.Bus.publish`.
         """
         item = outgoing(topic, payload, key=key, headers=headers, delay=delay, at=at, id=id)
-        encoded = self._encode(item, self)
+        encoded = caused(self, item)
         self._outgoing.append(encoded)
         return encoded.id
 
@@ -173,6 +173,11 @@ def lost_meanwhile(subscription: str) -> LeaseLost:
         f"subscription {subscription}: the lease was lost while the handler ran; nothing that it "
         "does counts any more, and the event is delivered again"
     )
+
+
+def caused(context: Context, item: Outgoing) -> Encoded:
+    """Make an event ready to be stored that a delivery is the cause of."""
+    return context._encode(item, context)
 
 
 def published(context: Context) -> list[Encoded]:

@@ -26,7 +26,7 @@ from pgbus.threads.subscription import Subscription
 logger = logging.getLogger(__name__)
 
 Ask = Callable[[Callable[[], Operation[Any]]], Any]
-"""Runs an operation of one statement, outside of anybody's transaction."""
+"""Runs an operation outside of anybody's transaction; each of its statements commits by itself."""
 MOST_CHANGES = 5
 RENEW = 3600.0
 """Seconds after which a publisher says again that it publishes a type."""

@@ -20,6 +20,8 @@ class Crew:
         self._lock = threading.Lock()
         self._workers: list[Worker] = []
         self._count = 0
+        # How many given up have nobody in their place: the system may have no more threads.
+        self._vacant = 0
 
     def start(self) -> None:
         """Start the workers."""
@@ -46,8 +48,10 @@ class Crew:
         with self._lock:
             if stuck in self._workers:
                 self._workers.remove(stuck)
-        if not self.subscription.closed:
+            self._vacant += 1
+        while self._vacant and not self.subscription.closed:
             self._hire()
+            self._vacant -= 1
 
     def is_here(self) -> bool:
         """Whether the calling thread is one of the workers."""

@@ -16,6 +16,7 @@ from functools import partial
 
 import psycopg
 
+from pgbus.core.account import exc_info
 from pgbus.core.demand import MOST_BYTES, Wish
 from pgbus.errors import PgbusError
 from pgbus.model.delivery import Chunk
@@ -73,6 +74,8 @@ class Fetcher:
         self._polled_at = 0.0
         self._next_poll = 0.0
         self._patience = 0.0
+        # Set by anyone, cleared by the thread before it looks.
+        self._scheduled = False
         self._thread = threading.Thread(target=self._run, name="pgbus-fetcher", daemon=True)
 
     def start(self) -> None:
@@ -92,7 +95,7 @@ class Fetcher:
             if subscription.name == name:
                 subscription.look()
         if name is None:
-            self._next_poll = min(self._next_poll, self._polled_at + NAP)
+            self._scheduled = True
         self._wake.set()
 
     def released(self) -> None:
@@ -122,6 +125,7 @@ class Fetcher:
                     if self._stop.is_set():  # the link was interrupted
                         return
                     self._outage.report("the fetcher", error)
+                    self._link.drop()  # and with its session the lock that says that it sleeps
                     self._forget_sleep()
                     if backoff.wait(self._stop):
                         return
@@ -143,6 +147,9 @@ class Fetcher:
         """Look at everything once; true where there may be more to do at once."""
         now = time.monotonic()
         self._ring(now)
+        if self._scheduled:
+            self._scheduled = False
+            self._next_poll = min(self._next_poll, self._polled_at + NAP)
         busy = False
         for subscription in self._subscriptions:
             if self._stop.is_set():
@@ -246,7 +253,14 @@ class Fetcher:
         self, subscription: Subscription, session: Session, order: Take, taken: Taken
     ) -> list[Hold]:
         """Make chunks of what was taken; a worker calls, while the next take is under way."""
-        chunks, empty = taken.read()
+        try:
+            chunks, empty = taken.read()
+        except Exception as error:
+            # The keeper gives back all that this take won: nothing of it is in hand.
+            session.doubt(order.token)
+            text = "what was taken for %s could not be read"
+            logger.critical(text, subscription.name, exc_info=exc_info(error))
+            return []
         bodies = [message.body for chunk in chunks for message in chunk.messages]
         size = sum(len(body) for body in bodies if body is not None)
         subscription.demand.learn(len(chunks), len(bodies), size)

@@ -1,7 +1,7 @@
 """The keeper sends the heartbeats, on a connection of its own that no work can starve.
 
 It also reaps workers that fell silent, and gives back what takes won whose replies were lost.
-Heartbeats outlive the work: it is the last but one to stop.
+Heartbeats outlive the work: it stops when all that is done is settled.
 """
 
 import logging

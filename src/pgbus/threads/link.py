@@ -71,6 +71,7 @@ def settings(dsn: str, name: str) -> dict[str, Any]:
     """Return what every connection is opened with.
 
     Among it are libpq's settings that notice a dead link, but for those that the DSN sets itself.
+    Text is UTF-8, whatever the DSN or the environment say: what is fetched is read as that.
     """
     defaults: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT,
@@ -82,7 +83,13 @@ def settings(dsn: str, name: str) -> dict[str, Any]:
     }
     given = conninfo_to_dict(dsn)
     kept = {key: value for key, value in defaults.items() if key not in given}
-    return {**kept, "autocommit": True, "row_factory": tuple_row, "application_name": name}
+    return {
+        **kept,
+        "client_encoding": "utf8",
+        "autocommit": True,
+        "row_factory": tuple_row,
+        "application_name": name,
+    }
 
 
 def is_over(connection: "psycopg.Connection[Any]", error: psycopg.Error) -> bool:
@@ -232,7 +239,7 @@ class Link:
         return self._connection
 
     def run(self, operation: Callable[[], Operation[R]]) -> R:
-        """Run an operation, in a transaction of its own if it has several statements.
+        """Run an operation; each of its statements commits by itself.
 
         Raises:
             psycopg.Error: the driver's error; a broken connection is dropped.

@@ -118,7 +118,7 @@ class Pool:
         changes: bool = False,
         within: float | None = None,
     ) -> R:
-        """Run an operation of one statement on a connection of the pool.
+        """Run an operation on a connection of the pool; each of its statements commits by itself.
 
         Parameters:
             changes: the operation writes, so that a connection that breaks leaves it unknown

@@ -75,16 +75,6 @@ class Publisher:
             StoreError: a type could not be recorded.
         """
         [new_id], now = self._stamp(1)
-        return self._encode(item, new_id, now, correlation_id, causation_id)
-
-    def _encode(
-        self,
-        item: Event | Outgoing,
-        new_id: UUID,
-        now: str,
-        correlation_id: str | None = None,
-        causation_id: str | None = None,
-    ) -> Encoded:
         encoded = self._encoder.encode(
             item,
             new_id=new_id,
@@ -92,15 +82,23 @@ class Publisher:
             correlation_id=correlation_id,
             causation_id=causation_id,
         )
+        self._record_type(item, encoded)
+        return encoded
+
+    def _record_type(self, item: Event | Outgoing, encoded: Encoded) -> None:
         payload = item.payload if isinstance(item, Outgoing) else item
         if type(payload) not in self._contracts.published:
             self._contracts.publish(type(payload), encoded.topic, self._pool.run)
-        return encoded
 
     def _encode_all(
         self, items: Sequence[Event | Outgoing], first: int | None = None
     ) -> list[Encoded]:
-        """Encode events; those of a part of a call begin at place ``first``."""
+        """Encode events.
+
+        Parameters:
+            first: the place at which they begin, of a part of a long call. Types are not recorded
+                then: that takes a connection, and such a call holds one already.
+        """
         if not items:
             return []
         if len(items) == 1 and first is None:
@@ -109,7 +107,9 @@ class Publisher:
         events: list[Encoded] = []
         try:
             for item, new_id in zip(items, ids, strict=True):
-                events.append(self._encode(item, new_id, now))
+                events.append(self._encoder.encode(item, new_id=new_id, time=now))
+                if first is None:
+                    self._record_type(item, events[-1])
         except (PayloadError, InvalidTopic, ConfigurationError) as error:
             place = (first or 0) + len(events)
             placed = type(error)(f"item {place + 1}: {error}")
@@ -186,7 +186,7 @@ class Publisher:
             logger.warning("what tails have left could not be swept: %s", error)
 
     def _knows_types_of(self, items: Sequence[Event | Outgoing]) -> bool:
-        """Whether all types are recorded: for that, encoding might want a connection, too."""
+        """Whether all types are recorded."""
         kinds = {type(item.payload if isinstance(item, Outgoing) else item) for item in items}
         return kinds <= self._contracts.published
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -55,7 +56,8 @@ class EventLoop:
     def _run(loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
         try:
-            loop.run_forever()
+            while _was_interrupted(loop):
+                logger.error("a task of an async handler raised SystemExit: the others go on")
         finally:
             left = asyncio.all_tasks(loop)
             for task in left:
@@ -76,6 +78,15 @@ class EventLoop:
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             thread.join(timeout)
+
+
+def _was_interrupted(loop: asyncio.AbstractEventLoop) -> bool:
+    """Run a loop until it is stopped, or a task that a handler has started would end it."""
+    try:
+        loop.run_forever()
+    except (SystemExit, KeyboardInterrupt):
+        return True
+    return False
 
 
 async def _kept(coroutine: Coroutine[Any, Any, Any]) -> BaseException | None:
@@ -128,7 +139,8 @@ class Station:
         self.outage = outage
         self.loop = EventLoop()
         self._ask = ask
-        self._known: dict[tuple[int, str], tuple[float, bool]] = {}
+        # Of what somebody knows, when that was asked.
+        self._known: dict[tuple[int, str], float] = {}
 
     def known_elsewhere(self, subscription: int, session: Session, kind: str) -> bool:
         """Return whether another live worker can decode ``topic@version``, or ``topic@``.
@@ -137,8 +149,10 @@ class Station:
             psycopg.Error, PgbusError: the database could not be asked.
         """
         now = time.monotonic()
-        asked_at, answer = self._known.get((subscription, kind), (0.0, False))
-        if not answer or now - asked_at > REMEMBER:
-            answer = self._ask(lambda: known_elsewhere(subscription, session.id, kind))
-            self._known[subscription, kind] = (now, answer)
-        return answer
+        asked_at = self._known.pop((subscription, kind), -math.inf)
+        if now - asked_at > REMEMBER:
+            if not self._ask(lambda: known_elsewhere(subscription, session.id, kind)):
+                return False
+            asked_at = now
+        self._known[subscription, kind] = asked_at
+        return True

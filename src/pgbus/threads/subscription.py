@@ -90,6 +90,8 @@ class Subscription:
         # A signal's handler may call ``stop`` while the thread that it interrupts is in here.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
+        # Who pauses waits for something else, and must not be woken in a worker's place.
+        self._ended = threading.Condition(self._lock)
         self._inbox: deque[Hold] = deque()
         self._parcels: deque[Parcel] = deque()
         self._in_hand = 0
@@ -176,8 +178,8 @@ class Subscription:
 
     def pause(self, seconds: float) -> None:
         """Wait, unless the subscription stops."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.closed, seconds)
+        with self._ended:
+            self._ended.wait_for(lambda: self.closed, seconds)
 
     # The settler's side.
 
@@ -214,4 +216,5 @@ class Subscription:
                 self._unpack()
             left, self._inbox = self._inbox, deque()
             self._changed.notify_all()
+            self._ended.notify_all()
         return list(left)

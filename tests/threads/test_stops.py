@@ -1,0 +1,124 @@
+"""Stops that are asked for wrongly, or interrupted: nothing goes on behind the user's back."""
+
+import re
+import threading
+from typing import Any
+
+import pytest
+
+from pgbus import Bus, ConfigurationError, Event
+from pgbus.threads.crew import Crew
+from pgbus.threads.worker import Worker
+from tests.waiting import eventually
+
+
+class Created(Event, topic="orders.created", key="order"):
+    order: str
+
+
+OF_AN_ENGINE = re.compile(r"pgbus-(billing-\d+|fetcher|settler|keeper|listener|watchdog)")
+
+
+def threads() -> set[str]:
+    return {one.name for one in threading.enumerate() if OF_AN_ENGINE.fullmatch(one.name)}
+
+
+@pytest.mark.parametrize("timeout", [None, "soon", -1, float("nan"), True])
+@pytest.mark.parametrize("method", ["stop", "running", "run", "wait_idle"])
+def test_a_timeout_that_is_none_is_named_and_changes_nothing(
+    bus: Bus, method: str, timeout: Any
+) -> None:
+    handled = threading.Event()
+
+    @bus.subscribe("orders.*", name="billing")
+    def on_order(event: Created) -> None:
+        handled.set()
+
+    with bus.running():
+        call = getattr(bus, method)
+        with pytest.raises(ConfigurationError, match="timeout="):
+            call(timeout).__enter__() if method == "running" else call(timeout)
+        bus.publish(Created(order="a"))
+        assert handled.wait(20)
+
+
+def test_an_interrupted_stop_ends_all_the_same(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while handlers have their grace: they get no more of it."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    @bus.subscribe("orders.*", name="billing", concurrency=1)
+    def on_order(event: Created) -> None:
+        begun.set()
+        go_on.wait(20)
+
+    join = Crew.join
+    interrupts = [KeyboardInterrupt()]
+
+    def interrupted(self: Crew, deadline: float) -> None:
+        if interrupts:
+            raise interrupts.pop()
+        join(self, deadline)
+
+    monkeypatch.setattr(Crew, "join", interrupted)
+    bus.start()
+    bus.publish(Created(order="a"))
+    assert begun.wait(20)
+    with pytest.raises(KeyboardInterrupt):
+        bus.stop()
+    [status] = bus.status()
+    assert (status.workers, status.in_flight, status.ready) == (0, 0, 1)
+    go_on.set()
+    eventually(lambda: not threads())
+
+
+def test_a_stopped_bus_waits_for_what_it_subscribes_to_then(bus: Bus) -> None:
+    @bus.subscribe("orders.*", name="billing")
+    def on_order(event: Created) -> None:
+        """Handles it."""
+
+    with bus.running():
+        assert bus.wait_idle(20)
+
+    @bus.subscribe("orders.*", name="shipping")
+    def ship(event: Created) -> None:
+        """Handles it, once the bus runs again."""
+
+    bus.declare()
+    bus.publish(Created(order="a"))
+    bus.drop_subscription("billing", force=True)
+    assert not bus.wait_idle(0.1)
+
+
+def test_where_no_thread_can_be_started_the_watch_goes_on(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on = threading.Event()
+    calls: list[str] = []
+
+    @bus.subscribe("orders.*", name="billing", concurrency=2, timeout=0.1)
+    def on_order(event: Created) -> None:
+        calls.append(event.order)
+        if calls.count(event.order) == 1 and event.order != "c":
+            go_on.wait(20)
+
+    start = Worker.start
+    refusals = [RuntimeError("can't start new thread")]
+
+    def refused(self: Worker) -> None:
+        if refusals and calls:
+            raise refusals.pop()
+        start(self)
+
+    monkeypatch.setattr(Worker, "start", refused)
+    with bus.running():
+        for order in ("a", "b"):
+            bus.publish(Created(order=order))
+        eventually(lambda: not refusals)
+        bus.publish(Created(order="c"))
+        assert bus.wait_idle(20)
+        # Who could not be hired for the first was hired with the second's successor.
+        working = [one for one in threads() if one.startswith("pgbus-billing-")]
+        assert len(working) == 4
+        go_on.set()
+    assert sorted(calls) == ["a", "a", "b", "b", "c"]
+    assert "a call could not be given up whole" in caplog.text

@@ -1,0 +1,116 @@
+"""Wake-ups that come at the wrong moment, and sleepers that lost count."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgbus import Bus, Event
+from pgbus.model.delivery import Chunk, Message
+from pgbus.store.leases import Take, Taken, poll, take
+from pgbus.threads import fetcher
+from pgbus.threads.session import Session
+from pgbus.threads.subscription import Hold, Parcel, Subscription
+from tests.threads.asleep import sleepers
+from tests.waiting import eventually
+
+
+class Created(Event, topic="orders.created", key="order"):
+    order: str
+
+
+def test_a_take_that_fails_leaves_nobody_asleep(
+    bus: Bus, bus_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asleep twice and woken once, it would have every publisher notify it for ever."""
+    fail = threading.Event()
+    failed: list[Take] = []
+
+    def timed_out(connection: "psycopg.Connection[Any]", order: Take) -> Taken:
+        if fail.is_set():
+            fail.clear()
+            failed.append(order)
+            connection.execute("set statement_timeout = 1")
+            try:
+                connection.execute("select pg_sleep(10)")
+            finally:
+                connection.execute("reset statement_timeout")
+        return take(connection, order)
+
+    monkeypatch.setattr(fetcher, "take", timed_out)
+
+    @bus.subscribe("orders.*", name="billing")
+    def on_order(event: Created) -> None:
+        """Handles it."""
+
+    with bus.running():
+        eventually(lambda: sleepers(bus_dsn) == 1)
+        fail.set()
+        bus.publish(Created(order="a"))
+        assert bus.wait_idle(20)
+        assert failed
+
+        def awake() -> bool:
+            bus.publish_many([Created(order=str(number)) for number in range(2_000)])
+            return sleepers(bus_dsn) == 0
+
+        eventually(awake)
+
+
+def test_an_event_that_is_scheduled_during_a_poll_is_heard_of(
+    bus: Bus, bus_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetcher, "POLL", 600.0)
+    monkeypatch.setattr(fetcher, "SLEEP", 600.0)
+    handled, armed = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        """Let the server answer; then something is scheduled before the answer is read."""
+        answers = yield from poll(*arguments, **options)
+        if armed.is_set():
+            armed.clear()
+            bus.publish(Created(order="a"), delay=0.01)
+            time.sleep(0.3)  # the listener has heard of it
+        return answers
+
+    monkeypatch.setattr(fetcher, "poll", slow)
+
+    @bus.subscribe("orders.*", name="billing")
+    def on_order(event: Created) -> None:
+        handled.set()
+
+    with bus.running():
+        eventually(lambda: sleepers(bus_dsn) == 1)
+        time.sleep(0.3)  # it has looked once more, and rests
+        armed.set()
+        assert bus._engine is not None
+        bus._engine._fetcher.wake(None)
+        assert handled.wait(20)
+
+
+def test_who_pauses_is_not_woken_in_a_workers_place(make_bus: Callable[..., Bus]) -> None:
+    bus = make_bus()
+
+    @bus.subscribe("orders.created", name="orders")
+    def handle(event: Created) -> None:
+        """Is never called."""
+
+    subscription = Subscription(1, bus._definitions["orders"])
+    message = Message(1, 0, "{}", "{}", 0, 0, False)
+    hold = Hold(Chunk(1, 1, 1, False, [message]), Session(30.0))
+    received: list[list[Hold]] = []
+    pausing = threading.Thread(target=lambda: subscription.pause(60.0))
+    working = threading.Thread(target=lambda: received.append(subscription.receive()))
+    for thread in (pausing, working):
+        thread.start()
+        time.sleep(0.1)  # they wait, one behind the other
+    subscription.deliver(Parcel(1, False, lambda: [hold]))
+    working.join(5)
+    subscription.close()
+    pausing.join(5)
+    working.join(5)
+    assert not pausing.is_alive()
+    assert received == [[hold]]
