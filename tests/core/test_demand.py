@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgbus.core.demand import MOST_BYTES, MOST_EVENTS, Demand
+from pgbus.core.demand import MOST_BYTES, MOST_EVENTS, MOST_QUANTITY, Demand
 
 
 def learned(
@@ -70,6 +70,36 @@ def test_slow_batches_are_filled_with_many_keys() -> None:
     wish = learned(4, seconds=0.1, batch=100).wish(0)
     assert wish is not None
     assert (wish.lanes, wish.quantity) == (400, 1)
+
+
+@pytest.mark.parametrize("seconds", [1e-6, 0.001, 0.1])
+@pytest.mark.parametrize("batch", [10, 100, 500])
+def test_batches_are_filled_with_one_key_where_there_are_no_others(
+    batch: int, seconds: float
+) -> None:
+    assert settled(Demand(4, ordered=True, batch=batch), seconds, lanes=1) == batch
+
+
+def test_of_a_single_key_more_is_taken_at_once_than_of_many() -> None:
+    assert settled(Demand(8, ordered=True), 1e-5, lanes=1000) == MOST_QUANTITY
+    for lanes in (1, 3):
+        assert 3 * MOST_QUANTITY < settled(Demand(8, ordered=True), 1e-5, lanes=lanes) <= 256
+    # Of many threads, each still has a key where there are some.
+    assert settled(Demand(32, ordered=True), 1e-5, lanes=3) == MOST_QUANTITY
+    # What a call takes long for is not taken from other processes.
+    assert settled(Demand(8, ordered=True), 0.1, lanes=1) == 1
+
+
+def settled(demand: Demand, seconds: float, *, lanes: int) -> int:
+    """How many events of a lane are taken in the end where ``lanes`` have any number of them."""
+    for _ in range(100):
+        demand.observe(seconds)
+        wish = demand.wish(0)
+        assert wish is not None
+        found = min(lanes, wish.lanes)
+        events = found * wish.quantity
+        demand.learn(found, events, events, all_seen=found < wish.lanes)
+    return wish.quantity
 
 
 def test_a_new_subscription_of_batches_takes_several_events_of_several_keys() -> None:

@@ -93,6 +93,23 @@ def test_a_batch_holds_what_waits_in_order_within_each_key(bus: Bus) -> None:
     assert seen == {f"o{n}": list(range(21)) for n in range(40)}
 
 
+def test_a_batch_is_filled_by_one_key_that_has_enough(bus: Bus) -> None:
+    sizes: list[int] = []
+    handled: list[int] = []
+
+    @bus.subscribe("orders.*", name="billing", batch=200)
+    def handle(events: list[Created]) -> None:
+        sizes.append(len(events))
+        handled.extend(event.n for event in events)
+
+    bus.declare()
+    bus.publish_many(orders(1, 2_000))
+    with bus.running():
+        assert bus.wait_idle(20)
+    assert max(sizes) == 200
+    assert handled == list(range(2_000))
+
+
 def test_a_single_event_is_not_kept_waiting_for_others(bus: Bus) -> None:
     handled = threading.Event()
 

@@ -16,7 +16,10 @@ MOST_BYTES = 8 * 2**20
 """Bytes of bodies in one take, and, going by their average size, in hand altogether."""
 SMOOTHING = 0.1
 MOST_QUANTITY = 64
-
+"""Events of one lane in a take."""
+DEEP_QUANTITY = 256
+"""The same where only a few lanes were free, for half of the threads at most: what a lease costs is
+shared by all of its events. Not more: after a worker's death they all come back one at a time."""
 
 FAST = 5_000
 """Events a second from which on it pays to look again unasked."""
@@ -68,8 +71,9 @@ class Demand:
         self._batch = batch
         self._least = concurrency * batch
         self._ordered = ordered
-        self._most_quantity = MOST_QUANTITY if batch == 1 else min(MOST_QUANTITY, batch)
+        self._most_quantity = MOST_QUANTITY if batch == 1 else batch
         self._depth = 8.0
+        self._scarce = False
         self._size = 0.0
         self._seconds = SLOW / 2
 
@@ -101,9 +105,18 @@ class Demand:
         """Learn how long a call took, divided by its events."""
         self._seconds += SMOOTHING * (seconds - self._seconds)
 
-    def learn(self, lanes: int, events: int, size: int) -> None:
-        """Learn how many events the lanes of a take had, and the bytes of all their bodies."""
+    def learn(self, lanes: int, events: int, size: int, *, all_seen: bool = False) -> None:
+        """Learn what a take found.
+
+        Parameters:
+            lanes: how many were leased.
+            events: of all of them together.
+            size: the bytes of all their bodies.
+            all_seen: whether no other lane was free.
+        """
+        few = lanes <= max(1, self._threads // 2)
         if lanes:
+            self._scarce = few and (all_seen or self._scarce)
             self._depth += 0.5 * (events / lanes - self._depth)
         if events:
             self._size += 0.5 * (size / events - self._size)
@@ -129,8 +142,15 @@ class Demand:
         room = target - in_hand
         quantity = 1
         if self._ordered:
-            quantity = max(1, min(self._most_quantity, int(self._depth * 1.5) + 1, room))
-        if room <= 2 * self._threads or self._seconds >= SLOW:
+            quantity = max(1, min(self._most(target), int(self._depth * 1.5) + 1, room))
+        few = room <= 2 * self._threads or self._seconds >= SLOW
+        if few and not (self._scarce and self._batch > 1):
             # Few can be begun at once: rather many keys than one key's future.
             quantity = max(1, min(quantity, room // self._least))
         return Wish(max(1, room // quantity), quantity)
+
+    def _most(self, target: int) -> int:
+        if self._scarce and self._most_quantity == MOST_QUANTITY:
+            # Still two lanes for each thread.
+            return max(MOST_QUANTITY, min(DEEP_QUANTITY, target // (2 * self._threads)))
+        return self._most_quantity

@@ -53,6 +53,11 @@ class Step:
     stroll: bool = False
     """Whether it is beside the way."""
 
+    @property
+    def goes_through(self) -> bool:
+        """Whether it looks at lane after lane, from the first on."""
+        return not self.by_arrival and self.start == FIRST_LANE
+
 
 class Walk:
     """One subscription's way through its queue. A single thread uses it."""
@@ -112,7 +117,7 @@ class Walk:
             self._lane = _anywhere()
 
     def _went_by_lanes(self, step: Step, wished: int, found: int, resume: int | None) -> bool:
-        self._barren = not found and (self._barren or step.start == FIRST_LANE)
+        self._barren = not found and (self._barren or step.goes_through)
         self._lane = FIRST_LANE if resume is None else resume
         if found >= wished:
             self._by_arrival = True

@@ -263,7 +263,8 @@ class Fetcher:
             return []
         bodies = [message.body for chunk in chunks for message in chunk.messages]
         size = sum(len(body) for body in bodies if body is not None)
-        subscription.demand.learn(len(chunks), len(bodies), size)
+        all_seen = order.step.goes_through and taken.resume is None
+        subscription.demand.learn(len(chunks), len(bodies), size, all_seen=all_seen)
         for lane in empty:
             nothing = Hold(_empty(order, lane), session)
             self._give_back(subscription, nothing, LaneSettlement(lane, order.token, release=True))
