@@ -36,6 +36,11 @@ class Server(ABC):
         with psycopg.connect(self.dsn(), autocommit=True) as connection:
             return connection.info.server_version // 10_000
 
+    @property
+    def _copying(self) -> sql.SQL:
+        """How a new database is copied; empty for PostgreSQL's own choice."""
+        return sql.SQL("")
+
     def create_database(self, template: str | None = None) -> str:
         """Create a database from ``template`` (a name, or the DSN of one) and return its DSN.
 
@@ -45,8 +50,8 @@ class Server(ABC):
         # template0 and not template1: nobody can be connected to it.
         source = "template0" if template is None else database_name(template)
         self._administer(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
-                sql.Identifier(name), sql.Identifier(source)
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} {}").format(
+                sql.Identifier(name), sql.Identifier(source), self._copying
             )
         )
         return self.dsn(name)
