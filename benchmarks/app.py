@@ -66,7 +66,10 @@ def _command(programs: tuple[str, ...]) -> Callable[..., None]:
         dsn: _Dsn = None,
         folder: Annotated[Path, typer.Option(help="Where its own cluster lies: a disk.")] = CACHE,
         seconds: Annotated[
-            float | None, typer.Option(help="Length of footprint's sustained run.")
+            float | None,
+            typer.Option(
+                help="Length of footprint's sustained run; latency's rates have a quarter at most."
+            ),
         ] = None,
         backlog: Annotated[
             list[int] | None, typer.Option(help="growth's backlogs; give it several times.")

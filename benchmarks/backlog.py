@@ -10,8 +10,8 @@ import psycopg
 from benchmarks.crowd import crowd, drain
 from benchmarks.leases import Taker
 from benchmarks.measure import rate
-from benchmarks.orders import batches, order
-from benchmarks.peers import PGBUS
+from benchmarks.orders import batches, order, orders
+from benchmarks.peers import PGBUS, Peer
 from benchmarks.peers.pgbus import QUEUE, Pgbus
 from benchmarks.server import Server
 from benchmarks.tally import Job
@@ -24,6 +24,11 @@ FILLED = 100_000
 """Events made at once while a backlog is filled."""
 HOT, SPECIAL = 90_000_000, 91_000_000
 """Keys that no other event has."""
+
+
+def takes(step: int) -> int:
+    """Return how many takes a round measures: a hundred, but where it handles a few events only."""
+    return min(100, step // 10)
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,12 @@ class Shape:
     """Delayed events that another client sent by ``pgmq.send``."""
     in_flight: int = 0
     """Events that another worker holds, each of a key of its own."""
+
+
+def fill(peer: Peer, keys: int) -> None:
+    """Publish an event for each of so many keys."""
+    for start in range(0, keys, FILLED):
+        peer.publish_many(orders(min(FILLED, keys - start), keys, first=start), 1000)
 
 
 class Backlog:
@@ -124,10 +135,10 @@ class Backlog:
             connection.execute(f"vacuum analyze pgmq.q_{QUEUE}")
             connection.execute("checkpoint")
 
-    def take(self, calls: int) -> float:
+    def take(self) -> float:
         """Return what takes cost an event, in microseconds."""
         with Taker(self.dsn) as taker:
-            return taker.cost(calls)
+            return taker.cost(takes(self._step))
 
     def publish(self) -> float:
         """Publish a step's events; return events a second."""

@@ -8,6 +8,7 @@ import psycopg
 from psycopg import sql
 
 from benchmarks import floors
+from benchmarks.backlog import fill
 from benchmarks.crowd import crowd, resident
 from benchmarks.measure import Case, Series
 from benchmarks.orders import batches, orders
@@ -170,11 +171,9 @@ def _memory(run: Run) -> list[Series]:
     series = []
     with run.contender(PGBUS, "order") as ours:
         run.tell(f"filling {size:,} for the memory")
-        step = min(size, 100_000)
-        for start in range(0, size, step):
-            ours.peer.publish_many(orders(step, size, first=start), 1000)
+        fill(ours.peer, size)
         for title, pause in (("a fast handler", 0.0), ("a handler of 10 ms", 0.01)):
-            with crowd(PGBUS, ours.dsn, Job("order", pause=pause)) as consumers:
+            with crowd(PGBUS, ours.dsn, Job("order", pause=pause), alone=True) as consumers:
                 time.sleep(min(10.0, run.seconds / 4))
                 value = resident(consumers.pids[0])
             series.append(

@@ -2,28 +2,34 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
 from benchmarks import floors
+from benchmarks.backlog import fill
 from benchmarks.crowd import crowd, drain
 from benchmarks.measure import Case, Series
-from benchmarks.orders import file_changes, orders, webhooks
-from benchmarks.peers import PGBUS, make
-from benchmarks.peers.pgbus import has_batches
+from benchmarks.orders import orders
+from benchmarks.peers import PGBUS, traits
+from benchmarks.peers.pgbus import ROWS
 from benchmarks.report import Figure, Report, compared
 from benchmarks.run import Opened, Run, describe, fastest, find
-from benchmarks.tally import THREADS, Job
+from benchmarks.tally import THREADS, Job, Ledger
 from pgbus import Event
 
 LIMIT = 20.0
 """Seconds after which a slow contender is judged by what it handled until then."""
-ONE_BY_ONE, MANY = 1, 100
-SLOW = {"procrastinate": 20, "pgmq-grouped": 5}
+MANY = 100
+SLOW = {"procrastinate": 20}
 """These handle so many times fewer events in a run."""
+GROUPED_PEER = "pgmq-grouped"
+ONE_KEY, HUNDRED_KEYS = "ordered, 1 key", "ordered, 100 keys"
 TEN_A_KEY, ONE_A_KEY = "ordered, 10,000 keys, 10 events each", "ordered, one event a key"
 UNKEYED = "without keys"
+AT_ONCE, SINGLY = f"{UNKEYED}, asked for {MANY} at once", f"{UNKEYED}, asked for one at once"
 GROUPED = "ordered, 10,000 events in 1,000 keys"
 TRANSACTIONS = "ordered, each event in the handler's transaction"
+INSERTS = "ordered, a row inserted for each event"
 CONNECTIONS = (4, THREADS)
 """Of transactional handlers, one for each thread, and of their floors. Where handlers wait for
 nothing but their commits, more than four threads only take the interpreter from each other."""
@@ -46,34 +52,31 @@ def processes(count: int) -> str:
 
 def handle(run: Run) -> Report:
     """Measure handling, and compare."""
-    names = run.present()
+    present = run.present()
+    names = [name for name in present if name != GROUPED_PEER]
     series = []
     for count in (1, 2):
         with ExitStack() as stack:
             series += run.rounds(_keyed(run, stack, count) + _unkeyed(run, stack, names, count))
-        with ExitStack() as stack:
-            series += run.rounds(_transactional(run, stack, count))
-        with ExitStack() as stack:
-            series += run.rounds(_batch_handlers(run, stack, count))
+        for more in (_transactional, _inserting, _batch_handlers):
+            with ExitStack() as stack:
+                series += run.rounds(more(run, stack, count))
     with ExitStack() as stack:
-        series += run.rounds(_grouped(run, stack, names))
-    for count in (1, 2):
-        series += _real_data(run, names, count)
-    if not has_batches():
-        run.left_out.append("batch handlers (list[E]): this pgbus has none yet")
-    peers = [make(name, "").traits.name for name in names if name not in (PGBUS, "pgmq-grouped")]
+        series += run.rounds(_grouped(run, stack, present))
+    series += real_data(run, names)
     return Report(
         program="handle",
         question="how many waiting events a second do typed handlers get through?",
         setup=[
             f"the 350-byte order, {_total(run):,} events wait where nothing else is said",
-            "their order is checked in the round that warms up, and that of file changes in all",
+            "the first round checks pgbus's order across processes, and that no event comes twice",
             "a consuming process decodes each into its type, calls a handler, and acknowledges",
             f"the clock runs from a tenth of the events to the last, at most {LIMIT:.0f} s",
+            f"rows inserted: one a transaction, or in one statement those of up to {MANY} events",
             run.method,
-            *describe(names),
+            *describe(present),
         ],
-        figures=_figures(series, peers),
+        figures=_figures(series, [traits(name).name for name in names if name != PGBUS]),
         series=series,
         left_out=run.taken_left_out(),
         machine=run.machine,
@@ -84,20 +87,26 @@ def _total(run: Run) -> int:
     return 2 * run.events
 
 
-def _case(shape: str, one: Opened, job: Job, events: Sequence[Event], count: int) -> Case:
+def waiting(shape: str, one: Opened, job: Job, events: Sequence[Event], count: int) -> Case:
+    """Return the case of handling events that wait, by so many processes."""
     checked = iter([one.ours])  # in the first round, which is the warm-up
 
     def once() -> float:
+        ledger = Ledger(events) if next(checked, False) else None
         one.peer.clear(job.kind)
         one.peer.publish_many(events, 1000)
-        looked_at = job._replace(checked=next(checked, job.checked))
-        with crowd(one.name, one.dsn, looked_at, processes=count) as consumers:
+        with crowd(one.name, one.dsn, job, processes=count, ledger=ledger) as consumers:
             found = drain(consumers, len(events), LIMIT)
-            if one.ours and consumers.misordered:
-                raise RuntimeError(f"{consumers.misordered} events out of order in {shape!r}")
-            return found.rate
+        if consumers.misplaced:
+            raise RuntimeError(f"{consumers.misplaced} events twice or out of order in {shape!r}")
+        return found.rate
 
-    return Case(shape + processes(count), one.title, once, ours=one.ours)
+    few = f"of {len(events):,} events" if one.name in SLOW else ""
+    return Case(shape + processes(count), one.title, once, note=few, ours=one.ours)
+
+
+def _scaled(name: str, events: Sequence[Event]) -> Sequence[Event]:
+    return events[: max(20, len(events) // SLOW.get(name, 1))]
 
 
 def _keyed(run: Run, stack: ExitStack, count: int) -> list[Case]:
@@ -105,15 +114,15 @@ def _keyed(run: Run, stack: ExitStack, count: int) -> list[Case]:
     ours = stack.enter_context(run.contender(PGBUS, "order"))
     job = Job("order")
     shapes = [
-        ("ordered, 1 key", orders(total // 4, 1)),
-        ("ordered, 100 keys", orders(total, 100)),
+        (ONE_KEY, orders(total // 4, 1)),
+        (HUNDRED_KEYS, orders(total, 100)),
         (TEN_A_KEY, _ten_a_key(run)),
         (ONE_A_KEY, orders(total, total)),
     ]
     # Last what is compared with the peers, who come next: a slow minute is one for all of them.
     return [
         _million(run, stack, count),
-        *(_case(shape, ours, job, events, count) for shape, events in shapes),
+        *(waiting(shape, ours, job, events, count) for shape, events in shapes),
     ]
 
 
@@ -130,35 +139,30 @@ def _million(run: Run, stack: ExitStack, count: int) -> Case:
 
     def once() -> float:
         if many not in filled:
-            for start in range(0, many, total):
-                ours.peer.publish_many(orders(total, many, first=start), 1000)
+            fill(ours.peer, many)
             filled.add(many)
         with crowd(PGBUS, ours.dsn, Job("order"), processes=count) as consumers:
             return drain(consumers, total, LIMIT).rate
 
     filled: set[int] = set()
     title = f"ordered, {many:,} keys with one event each, the first {total:,} of them"
-    return Case(title + processes(count), ours.title, once, ours=True)
+    return Case(title + processes(count), ours.title, once, note="order not checked", ours=True)
 
 
 def _unkeyed(run: Run, stack: ExitStack, names: Sequence[str], count: int) -> list[Case]:
     cases = []
     for name in names:
-        if name == "pgmq-grouped":
-            continue
         one = stack.enter_context(run.contender(name, "loose"))
-        events = orders(max(20, _total(run) // SLOW.get(name, 1)), None)
+        events = _scaled(name, orders(_total(run), None))
         few = events[: max(20, len(events) // 10)]
         if one.ours:
-            cases.append(_case(UNKEYED, one, Job("loose"), events, count))
+            cases.append(waiting(UNKEYED, one, Job("loose"), events, count))
             continue
         cases += [
-            _case(
-                f"{UNKEYED}, asked for {MANY} at once", one, Job("loose", batch=MANY), events, count
-            ),
-            _case(f"{UNKEYED}, asked for one at once", one, Job("loose", batch=1), few, count),
+            waiting(AT_ONCE, one, Job("loose", batch=MANY), events, count),
+            waiting(SINGLY, one, Job("loose", batch=1), few, count),
         ]
-    return sorted(cases, key=lambda case: "asked for one" in case.shape)
+    return sorted(cases, key=lambda case: case.shape.startswith(SINGLY))
 
 
 def _transactional(run: Run, stack: ExitStack, count: int) -> list[Case]:
@@ -170,68 +174,82 @@ def _transactional(run: Run, stack: ExitStack, count: int) -> list[Case]:
     cases = []
     for threads in CONNECTIONS:
         shape, job = transactions(threads), Job("order", "transaction", threads=threads)
-        cases.append(_case(shape, ours, job, events, count))
+        cases.append(waiting(shape, ours, job, events, count))
         callers = threads * count
         floor = partial(floors.delete, dsn, stored, callers)
         cases.append(Case(shape + processes(count), raw_delete(callers), floor))
     return cases
 
 
+def _inserting(run: Run, stack: ExitStack, count: int) -> list[Case]:
+    few = max(20, run.events // 5)
+    events = orders(few, max(1, few // 10))
+    ours = stack.enter_context(run.contender(PGBUS, "order"))
+    with run.server.connect(ours.dsn) as connection:
+        connection.execute(ROWS)
+    one_by_one = waiting(INSERTS, ours, Job("order", "insert"), events, count)
+    at_once = waiting(INSERTS, ours, Job("order", "insert batch", batch=MANY), events, count)
+    return [one_by_one, replace(at_once, contender=f"{ours.title}, batch handler")]
+
+
 def _batch_handlers(run: Run, stack: ExitStack, count: int) -> list[Case]:
-    if not has_batches():
-        return []
     total = _total(run)
     ours = stack.enter_context(run.contender(PGBUS, "order"))
     job = Job("order", "batch", batch=MANY)
     return [
-        _case(f"{TEN_A_KEY}, batch handler", ours, job, _ten_a_key(run), count),
-        _case(f"{ONE_A_KEY}, batch handler", ours, job, orders(total, total), count),
+        waiting(f"{TEN_A_KEY}, batch handler", ours, job, _ten_a_key(run), count),
+        waiting(f"{ONE_A_KEY}, batch handler", ours, job, orders(total, total), count),
     ]
 
 
-def _grouped(run: Run, stack: ExitStack, names: Sequence[str]) -> list[Case]:
+def _grouped(run: Run, stack: ExitStack, present: Sequence[str]) -> list[Case]:
     scale = min(1.0, run.events / 10_000)
     events = orders(max(20, int(10_000 * scale)), max(1, int(1_000 * scale)))
+    names = [name for name in (PGBUS, GROUPED_PEER) if name in present]
+    if GROUPED_PEER in names:
+        title = traits(GROUPED_PEER).name
+        run.left_out.append(f"{title} in all shapes but {GROUPED!r}: it would take minutes")
     return [
-        _case(GROUPED, stack.enter_context(run.contender(name, "order")), Job("order"), events, 1)
+        waiting(GROUPED, stack.enter_context(run.contender(name, "order")), Job("order"), events, 1)
         for name in names
-        if name in (PGBUS, "pgmq-grouped")
     ]
 
 
-def _real_data(run: Run, names: Sequence[str], count: int) -> list[Series]:
+def real_data(run: Run, names: Sequence[str]) -> list[Series]:
+    """Measure what these contenders handle of the data beside the checkout."""
     series = []
-    for kind, title, events in (
-        ("change", "18,475 file changes, order checked", file_changes()),
-        ("webhook", "webhooks of 1 to 24 KB", webhooks()),
-    ):
-        if events is None:
-            run.left_out.append(f"{title}: the data does not lie beside the checkout")
-            continue
-        chosen = (events * 10 if kind == "webhook" else events)[: _total(run)]
+    for kind, title, events in run.real_data(_total(run)):
+        job = Job(kind, batch=MANY)
         with ExitStack() as stack:
-            cases = []
-            for name in names:
-                if name in SLOW or (kind == "change" and name != PGBUS):
-                    continue
-                one = stack.enter_context(run.contender(name, kind))
-                job = Job(kind, batch=MANY, checked=kind == "change")
-                cases.append(_case(title, one, job, chosen, count))
+            contenders = [stack.enter_context(run.contender(name, kind)) for name in names]
+            cases = [
+                waiting(title, one, job, _scaled(one.name, events), count)
+                for count in (1, 2)
+                for one in contenders
+            ]
             series += run.rounds(cases)
     return series
 
 
 def _figures(series: Sequence[Series], peers: Sequence[str]) -> list[Figure]:
-    many = f"{UNKEYED}, asked for {MANY} at once"
     in_python = [name for name in peers if "hiredis" not in name]
-    best = [fastest(series, many, names) for names in (in_python, peers)]
+    best = [fastest(series, AT_ONCE, names) for names in (in_python, peers)]
     others = dict.fromkeys(one[0] for one in best if one is not None)
+    to_fastest = [
+        ("one key, ordered", ONE_KEY, 1.3),
+        ("100 keys, ordered", HUNDRED_KEYS, 1.3),
+        ("10 events a key, ordered", TEN_A_KEY, 1.3),
+        ("one event a key, ordered", ONE_A_KEY, 0.5),
+        ("without keys", UNKEYED, 0.5),
+    ]
     wanted = [
-        *(("10 events a key, ordered", TEN_A_KEY, many, other, 1.3) for other in others),
-        *(("one event a key, ordered", ONE_A_KEY, many, other, 0.5) for other in others),
-        *(("without keys", UNKEYED, many, other, 0.5) for other in others),
-        ("one event a key, ordered", ONE_A_KEY, many, "PgQueuer", 2.0),
-        ("without keys", UNKEYED, many, "PgQueuer", 2.0),
+        *(
+            (what, shape, AT_ONCE, other, least)
+            for what, shape, least in to_fastest
+            for other in others
+        ),
+        ("one event a key, ordered", ONE_A_KEY, AT_ONCE, "PgQueuer", 2.0),
+        ("without keys", UNKEYED, AT_ONCE, "PgQueuer", 2.0),
         ("10,000 events in 1,000 keys", GROUPED, GROUPED, "pgmq grouped", 50.0),
         *(
             ("transactional handlers", transactions(one), transactions(one), raw_delete(one), 0.8)

@@ -5,7 +5,7 @@ take turns, as those of many customers at once do: the events of one key lie far
 """
 
 import gzip
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,23 +130,25 @@ def batches(events: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 def file_changes() -> list[Event] | None:
     """Return the real file changes, or ``None`` where they do not lie beside the checkout."""
-    return _real("repo-changes.jsonl.gz", _change)
+    lines = _real("repo-changes.jsonl.gz")
+    return None if lines is None else [_change(line) for line in lines]
 
 
 def webhooks() -> list[Event] | None:
-    """Return the real webhook payloads, or ``None`` where they are not there."""
-    return _real("github-webhooks.jsonl.gz", _webhook)
+    """Return the real webhook payloads ten times over, or ``None`` where they are not there."""
+    lines = _real("github-webhooks.jsonl.gz")
+    return None if lines is None else [_webhook(*one) for one in enumerate(10 * lines)]
 
 
-def _real(name: str, make: Callable[[int, dict[str, Any]], Event]) -> list[Event] | None:
+def _real(name: str) -> list[dict[str, Any]] | None:
     path = REAL_DATA / name
     if not path.is_file():
         return None
     with gzip.open(path) as lines:
-        return [make(place, msgspec.json.decode(line)) for place, line in enumerate(lines)]
+        return [msgspec.json.decode(line) for line in lines]
 
 
-def _change(_: int, found: dict[str, Any]) -> Event:
+def _change(found: dict[str, Any]) -> Event:
     return FileChange(
         number=found["n"],
         file=f"{found['repo']}/{found['path']}",

@@ -20,12 +20,15 @@ class Paced(Sequence[Event]):
 
     Parameters:
         rate: events a second, of all callers together.
+        whole: what this is a slice of.
     """
 
-    def __init__(self, rate: float, numbers: range, clock: list[float] | None = None) -> None:
+    def __init__(self, rate: float, numbers: range, whole: "Paced | None" = None) -> None:
         self._rate = rate
         self._numbers = numbers
-        self._clock: list[float] = [] if clock is None else clock
+        self._clock: list[float] = [] if whole is None else whole._clock
+        self.given: list[int] = [] if whole is None else whole.given
+        """The numbers that were asked for so far; each caller appends its own."""
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -36,7 +39,7 @@ class Paced(Sequence[Event]):
     def __getitem__(self, place: slice) -> "Paced": ...
     def __getitem__(self, place: int | slice) -> "Event | Paced":
         if isinstance(place, slice):
-            return Paced(self._rate, self._numbers[place], self._clock)
+            return Paced(self._rate, self._numbers[place], self)
         number = self._numbers[place]
         return order(number, number % KEYS, sent=time.monotonic())
 
@@ -52,4 +55,5 @@ class Paced(Sequence[Event]):
             now = time.monotonic()
             if now > last:
                 return
+            self.given.append(number)
             yield order(number, number % KEYS, sent=now)

@@ -8,7 +8,7 @@ import psycopg
 
 from benchmarks import floors
 from benchmarks.measure import Case, Series, rate
-from benchmarks.orders import KINDS, batches, file_changes, orders, webhooks
+from benchmarks.orders import KINDS, batches, orders
 from benchmarks.peers import PGBUS, Peer
 from benchmarks.peers.pgbus import Pgbus, declare
 from benchmarks.report import Figure, Report, compared
@@ -37,8 +37,7 @@ def batch(size: int) -> str:
 
 def publish(run: Run) -> Report:
     """Measure publishing, and compare."""
-    # Publishing is the same for pgmq's grouped reads.
-    names = [name for name in run.present() if name != "pgmq-grouped"]
+    names = run.present(without={"pgmq-grouped": "it publishes as pgmq does"})
     few = max(run.events // 10, 20)
     with ExitStack() as stack:
         contenders = {name: stack.enter_context(run.contender(name, "order")) for name in names}
@@ -120,22 +119,15 @@ def _floors(run: Run, stack: ExitStack, few: int) -> list[Case]:
 
 def _real_data(run: Run, names: Sequence[str]) -> list[Series]:
     series = []
-    for kind, title, events in (
-        ("change", "18,475 file changes, in batches of 1,000", file_changes()),
-        ("webhook", "webhooks of 1 to 24 KB, in batches of 100", webhooks()),
-    ):
-        if events is None:
-            run.left_out.append(f"{title}: the data does not lie beside the checkout")
-            continue
+    for kind, title, events in run.real_data(run.events):
         size = 1000 if kind == "change" else 100
-        chosen = (events * 10 if kind == "webhook" else events)[: run.events]
         with ExitStack() as stack:
             cases = []
             for name in names:
                 one = stack.enter_context(run.contender(name, kind))
-                part = chosen[: max(20, len(chosen) // SLOW.get(name, 1))]
+                part = events[: max(20, len(events) // SLOW.get(name, 1))]
                 work = partial(_whole, one.peer, kind, part, size)
-                cases.append(Case(title, one.title, work, ours=one.ours))
+                cases.append(Case(f"{title}, {batch(size)}", one.title, work, ours=one.ours))
             series += run.rounds(cases)
     return series
 

@@ -135,16 +135,22 @@ def _overview_row(group: Sequence[Figure]) -> Sequence[str]:
     if len(group) == 1:
         [row] = _figure_rows(group)
         return row
-    values = [one.reached for one in group]
-    missed = sum(not one.met for one in group)
+    missed = [one for one in group if not one.met]
+    compared_with = [_missed(one) for one in missed] or dict.fromkeys(one.basis for one in group)
     return (
         f"{group[0].family}: {len(group)} figures",
-        _with_unit(_spread(values), group[0]),
+        _with_unit(_spread([one.reached for one in group]), group[0]),
         "",
         f"{group[0].bound} {number(group[0].wanted)}",
-        f"MISSED by {missed}" if missed else "reached",
-        group[0].basis,
+        f"MISSED by {len(missed)}" if missed else "reached",
+        "; ".join(compared_with),
     )
+
+
+def _missed(one: Figure) -> str:
+    """Return what of a family was missed: ``cost of take: 1 key, 1.41× (9 waiting to 1)``."""
+    reached = f"{one.what}, {_with_unit(number(one.reached), one)}"
+    return f"{reached} ({one.basis})" if one.basis else reached
 
 
 def _with_unit(text: str, one: Figure) -> str:

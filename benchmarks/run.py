@@ -1,13 +1,15 @@
 """What all programs of a run share: the server, the sizes, the contenders."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from benchmarks.measure import Case, Missing, Series, rounds
+from benchmarks.orders import file_changes, webhooks
 from benchmarks.peers import PEERS, PGBUS, Peer, Traits, make, traits
 from benchmarks.server import Server
+from pgbus import Event
 
 
 class Opened(NamedTuple):
@@ -79,16 +81,39 @@ class Run:
             if dsn:
                 self.server.drop(dsn)
 
-    def present(self) -> list[str]:
-        """Return the contenders that can take part, pgbus first; the others are left out."""
+    def real_data(self, most: int) -> Iterator[tuple[str, str, list[Event]]]:
+        """Yield the kind, the title and at most so many events of the data beside the checkout."""
+        for kind, title, events in (
+            ("change", "18,475 file changes", file_changes()),
+            ("webhook", "webhooks of 1 to 24 KB", webhooks()),
+        ):
+            if events is None:
+                self.left_out.append(f"{title}: the data does not lie beside the checkout")
+            else:
+                yield kind, title, events[:most]
+
+    def present(self, *, without: Mapping[str, str] | None = None) -> list[str]:
+        """Return the contenders that can take part, pgbus first; the others are left out.
+
+        Parameters:
+            without: who is not to take part, and why.
+        """
         found = [PGBUS]
         for name in self.peers:
-            try:
-                with self.contender(name, "order"):
-                    found.append(name)
-            except Missing as reason:
+            reason = (without or {}).get(name) or self._missing(name)
+            if reason:
                 self.left_out.append(f"{traits(name).name}: {reason}")
+            else:
+                found.append(name)
         return found
+
+    def _missing(self, name: str) -> str:
+        """Return why a contender cannot take part; nothing where it can."""
+        try:
+            with self.contender(name, "order"):
+                return ""
+        except Missing as reason:
+            return str(reason)
 
 
 def describe(names: Sequence[str]) -> list[str]:

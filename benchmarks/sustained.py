@@ -10,12 +10,12 @@ import psycopg
 
 from benchmarks.crowd import crowd, resident
 from benchmarks.measure import Series
-from benchmarks.orders import order
+from benchmarks.orders import orders
 from benchmarks.peers import PGBUS
 from benchmarks.peers.pgbus import QUEUE, Pgbus
 from benchmarks.report import Figure
 from benchmarks.run import Run
-from benchmarks.tally import Job
+from benchmarks.tally import Job, Ledger
 
 RATE, BATCH = 2_000, 20
 KEYS = 1_000
@@ -38,13 +38,14 @@ def sustained(run: Run) -> tuple[list[Series], list[Figure]]:
     """Publish and handle at a steady rate; return what was seen, and how the tables grew."""
     shape = f"{RATE:,} events/s for {run.seconds:,.0f} s"
     seen: dict[tuple[str, str], list[float]] = {}
+    ledger = Ledger(orders(KEYS, KEYS))
 
     def note(name: str, unit: str, value: float) -> None:
         seen.setdefault((name, unit), []).append(value)
 
     with (
         run.contender(PGBUS, "order") as ours,
-        crowd(PGBUS, ours.dsn, Job("order", checked=True)) as consumers,
+        crowd(PGBUS, ours.dsn, Job("order"), ledger=ledger, alone=True) as consumers,
         _publisher(ours.dsn) as published,
         psycopg.connect(ours.dsn, autocommit=True) as connection,
     ):
@@ -62,11 +63,12 @@ def sustained(run: Run) -> tuple[list[Series], list[Figure]]:
             for table, name in TABLES.items():
                 for what, unit, value in _sizes(connection, table):
                     note(f"{name}: {what}", unit, value)
-        misordered = consumers.misordered
-    if misordered:
-        raise RuntimeError(f"{misordered} events out of order in the sustained run")
+    if consumers.misplaced:
+        raise RuntimeError(
+            f"{consumers.misplaced} events twice or out of order in the sustained run"
+        )
     series = [
-        Series(shape=shape, contender=name, unit=unit, values=values, note=_course(values))
+        Series(shape=shape, contender=name, unit=unit, values=values, note=course(values))
         for (name, unit), values in seen.items()
     ]
     return series, _figures(series)
@@ -101,8 +103,7 @@ def _publisher(dsn: str) -> Iterator[list[int]]:
         start = time.monotonic()
         while not stop.is_set():
             first = published[0]
-            numbers = range(first, first + BATCH)
-            peer.bus.publish_many([order(number, number % KEYS) for number in numbers])
+            peer.bus.publish_many(orders(BATCH, KEYS, first=first))
             published[0] += BATCH
             stop.wait(max(0.0, start + published[0] / RATE - time.monotonic()))
 
@@ -116,12 +117,10 @@ def _publisher(dsn: str) -> Iterator[list[int]]:
         peer.close()
 
 
-def _course(values: list[float]) -> str:
-    """Return how the values went: at each quarter of the run."""
-    if len(values) < 3:
-        return ""
-    parts = [values[len(values) * part // 4] for part in (1, 2, 3)]
-    return "by quarters: " + ", ".join(f"{value:,.0f}" for value in (*parts, values[-1]))
+def course(values: list[float]) -> str:
+    """Return how the values went: in the beginning, and at the end of each quarter of the run."""
+    places = [(len(values) - 1) * part // 4 for part in range(5)]
+    return "at first and by quarters: " + ", ".join(f"{values[place]:,.0f}" for place in places)
 
 
 def _figures(series: list[Series]) -> list[Figure]:

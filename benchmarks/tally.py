@@ -3,14 +3,14 @@
 import multiprocessing
 import threading
 import time
+from collections.abc import Iterable
 from multiprocessing.context import SpawnContext
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from benchmarks.orders import position
 from pgbus.model.event import Event, key_of
 
 SPAWN: SpawnContext = multiprocessing.get_context("spawn")
-"""Fresh processes, as consumers in production are: nothing of the measuring one is in them."""
 THREADS = 8
 """What ``subscribe`` has by default."""
 
@@ -20,16 +20,15 @@ class Job(NamedTuple):
 
     kind: str
     """A name in :data:`benchmarks.orders.KINDS`."""
-    mode: str = "each"
-    """``each`` event by itself, each in a ``transaction``, or as a ``batch``."""
+    mode: Literal["each", "transaction", "batch", "insert", "insert batch"] = "each"
+    """``each`` event by itself, each in a ``transaction``, or as a ``batch``; to ``insert`` is to
+    write a row for each event as well, in a transaction of one event, or of a batch."""
     batch: int = 100
     """How many a peer asks for at once, and how many a batch handler takes."""
     pause: float = 0.0
     """Seconds that the handler sleeps."""
     threads: int = THREADS
     """How many of pgbus's call the handler."""
-    checked: bool = False
-    """Count the events that come before an earlier one of their key."""
 
 
 class Tally:
@@ -51,48 +50,72 @@ class Tally:
         return int(self.counts[0])
 
     @property
-    def misordered(self) -> int:
-        """How many events came before an earlier one of their key."""
+    def misplaced(self) -> int:
+        """How many events came twice, or after a later one of their key."""
         return int(self.counts[1])
+
+
+class Ledger:
+    """The last number that was handled of each key, by whichever process; each writes and reads it.
+
+    An event without a key is the only one of its own, so that its second coming is seen, too.
+
+    Parameters:
+        events: one at least of every key that will come.
+    """
+
+    def __init__(self, events: Iterable[Event]) -> None:
+        names = dict.fromkeys(_line(event) for event in events)
+        self._places = {name: place for place, name in enumerate(names)}
+        self._last = SPAWN.RawArray("q", [-1] * len(names))
+        self._lock = SPAWN.Lock()
+
+    def enter(self, event: Event) -> bool:
+        """Note an event; return whether it comes after all of its key that came before."""
+        place, number = self._places[_line(event)], _number(event)
+        with self._lock:
+            last = int(self._last[place])
+            self._last[place] = max(number, last)
+        return number > last
+
+
+def _line(event: Event) -> str | int:
+    """Return what an event stands in line with others by."""
+    key = key_of(event)
+    return _number(event) if key is None else key
+
+
+def _number(event: Event) -> int:
+    return int(getattr(event, "number"))  # noqa: B009 - every kind has one
 
 
 class Counter:
     """The consumer's side of a tally: what every handler calls, whatever delivers to it."""
 
-    def __init__(self, tally: Tally, job: Job) -> None:
+    def __init__(self, tally: Tally, job: Job, ledger: Ledger | None = None) -> None:
         self._tally = tally
         self._counts = tally.counts
         self._delays = tally.delays
         self._timed = len(tally.delays) > 0
         self._pause = job.pause
-        self._checked = job.checked
-        self._last: dict[str, int] = {}
+        self._ledger = ledger
         self._lock = threading.Lock()
 
     def handle(self, event: Event) -> None:
         """Handle an event."""
         if self._timed:
             self._note_delay(event)
-        if self._checked:
-            self._check(event)
+        if self._ledger is not None and not self._ledger.enter(event):
+            with self._lock:
+                self._counts[1] += 1
         if self._pause:
             time.sleep(self._pause)
         with self._lock:
             self._counts[0] += 1
 
     def _note_delay(self, event: Event) -> None:
-        number: int = getattr(event, "number")  # noqa: B009 - every kind has one
-        sent: float = getattr(event, "sent")  # noqa: B009
-        self._delays[position(number)] = time.monotonic() - sent
-
-    def _check(self, event: Event) -> None:
-        key, number = key_of(event), int(getattr(event, "number"))  # noqa: B009
-        if key is None:
-            return
-        if number <= self._last.get(key, -1):
-            with self._lock:
-                self._counts[1] += 1
-        self._last[key] = number
+        sent: float = getattr(event, "sent")  # noqa: B009 - orders alone are timed
+        self._delays[position(_number(event))] = time.monotonic() - sent
 
     def begin(self) -> None:
         """Say that the consumer is connected, and wait until all are to begin."""

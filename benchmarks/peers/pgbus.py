@@ -1,18 +1,20 @@
 """pgbus itself, by its public interface alone."""
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
 
-from benchmarks.measure import Missing
 from benchmarks.orders import KINDS
 from benchmarks.peers.peer import Traits, share
 from benchmarks.tally import Counter, Job
 from pgbus import Bus, Event
 
 QUEUE = "bench"
+ROWS = "create table if not exists bought (number bigint, customer text)"
+"""What handlers that write a row for each event write it to."""
+INSERT = "insert into bought values (%s, %s)"
+INSERT_MANY = "insert into bought select * from unnest(%s::bigint[], %s::text[])"
 
 
 class Pgbus:
@@ -88,22 +90,28 @@ def declare(dsn: str, kind: str, queue: str = QUEUE, *patterns: str) -> None:
         bus.declare()
 
 
-def has_batches() -> bool:
-    """Return whether this pgbus has batch handlers."""
-    return "batch" in inspect.signature(Bus.subscribe).parameters
-
-
 def subscribe(bus: Bus, job: Job, counter: Counter) -> None:
     """Subscribe a handler of the job's kind and mode, annotated as users annotate theirs."""
     type_ = KINDS[job.kind]
     topic = type_.__event_topic__
     assert topic is not None
-    take = counter.handle
+    handler = _handlers(counter.handle)[job.mode]
+    options: dict[str, Any] = {"name": QUEUE, "concurrency": job.threads}
+    if "events" in handler.__annotations__:
+        handler.__annotations__["events"] = list[type_]  # type: ignore[valid-type]
+        options["batch"] = job.batch
+    else:
+        handler.__annotations__["event"] = type_
+    bus.subscribe(topic, **options)(handler)
+
+
+def _handlers(take: Callable[[Event], None]) -> dict[str, Callable[..., None]]:
+    """Return a handler for each mode; what it takes events of is still to be annotated."""
 
     def each(event: Any) -> None:
         take(event)
 
-    def transaction(event: Any, connection: "psycopg.Connection[Any]") -> None:
+    def transaction(event: Any, connection: psycopg.Connection[Any]) -> None:
         del connection
         take(event)
 
@@ -111,14 +119,20 @@ def subscribe(bus: Bus, job: Job, counter: Counter) -> None:
         for event in events:
             take(event)
 
-    options: dict[str, Any] = {"name": QUEUE, "concurrency": job.threads}
-    handler: Any = {"each": each, "transaction": transaction, "batch": batch}[job.mode]
-    handler.__annotations__ = {"event": type_, "return": None}
-    if job.mode == "transaction":
-        handler.__annotations__["connection"] = psycopg.Connection
-    if job.mode == "batch":
-        if not has_batches():
-            raise Missing("this pgbus has no batch handlers")
-        handler.__annotations__ = {"events": list[type_], "return": None}  # type: ignore[valid-type]
-        options["batch"] = job.batch
-    bus.subscribe(topic, **options)(handler)
+    def insert(event: Any, connection: psycopg.Connection[Any]) -> None:
+        connection.execute(INSERT, [event.number, event.customer])
+        take(event)
+
+    def insert_batch(events: Any, connection: psycopg.Connection[Any]) -> None:
+        rows = [event.number for event in events], [event.customer for event in events]
+        connection.execute(INSERT_MANY, rows)
+        for event in events:
+            take(event)
+
+    return {
+        "each": each,
+        "transaction": transaction,
+        "batch": batch,
+        "insert": insert,
+        "insert batch": insert_batch,
+    }

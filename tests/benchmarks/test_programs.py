@@ -16,12 +16,13 @@ BACKLOGS = ("--backlog=50", "--backlog=100")
 # What must be in the tables of each, whatever was reached.
 SHOWN = {
     "publish": "one by one to raw INSERT and commit",
-    "handle": "transactional handlers",
+    "handle": "10,000 events in 1,000 keys",
     "latency": "p99 from publish to handler at 500 events/s",
     "growth": "cost of handle: a hot key in front, in flight",
     "footprint": "WAL, 10 events a key",
     "profile": "its statement, committed",
 }
+PEERS = {"handle": "pgmq-grouped"}
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -42,7 +43,7 @@ def test_a_program_measures_and_reports(program: str, server: Server, tmp_path: 
         program,
         *TINY,
         *BACKLOGS,
-        "--peers=none",
+        f"--peers={PEERS.get(program, 'none')}",
         f"--dsn={server.dsn()}",
         f"--json={found}",
         f"--markdown={tables}",
@@ -81,7 +82,9 @@ def test_a_missing_peer_is_left_out_with_a_line_that_says_so(
 ) -> None:
     monkeypatch.setenv("PGBUS_BENCH_REDIS", "redis://127.0.0.1:1/0")
     found = tmp_path / "found.json"
-    done = run("publish", *TINY, "--peers=redis", f"--dsn={server.dsn()}", f"--json={found}")
+    peers = "--peers=redis,pgmq-grouped"
+    done = run("publish", *TINY, peers, f"--dsn={server.dsn()}", f"--json={found}")
     assert done.returncode == 0, done.stdout + done.stderr
     [report] = json.loads(found.read_text())
     assert [line for line in report["left_out"] if line.startswith("Redis Streams:")]
+    assert "pgmq grouped: it publishes as pgmq does" in report["left_out"]

@@ -22,9 +22,15 @@ MACHINE = (
 FAMILY = "the costs of everything"
 
 
-def figure(what: str, *values: float, family: str = "") -> Figure:
+def figure(what: str, *values: float, family: str = "", basis: str = "") -> Figure:
     return Figure(
-        what=what, values=list(values), bound="at most", wanted=1.3, unit="ms", family=family
+        what=what,
+        values=list(values),
+        bound="at most",
+        wanted=1.3,
+        unit="ms",
+        family=family,
+        basis=basis,
     )
 
 
@@ -41,15 +47,30 @@ def report(program: str, *figures: Figure, series: Sequence[Series] = ()) -> Rep
 
 
 ONE = report("latency", figure("p50", 2.5, 0.98, 0.5))
-MANY = report("growth", *(figure(f"cost {n}", n, family=FAMILY) for n in (0.5, 2.0, 1.31)))
+MANY = report(
+    "growth",
+    figure("cost of one", 0.5, family=FAMILY, basis="100 to 1"),
+    figure("cost of two", 2.0, family=FAMILY, basis="10 to 1"),
+    figure("cost of three", 1.31, family=FAMILY),
+)
 
 
-def test_the_overview_has_one_line_for_a_family() -> None:
-    table = markdown([ONE, MANY]).split("\n### ")[0].splitlines()
-    assert table[-2:] == [
+def overview(*reports: Report) -> list[str]:
+    return markdown(reports).split("\n### ")[0].splitlines()
+
+
+def test_the_overview_has_one_line_for_a_family_which_names_those_missed() -> None:
+    missed = "cost of two, 2 ms (10 to 1); cost of three, 1.31 ms"
+    assert overview(ONE, MANY)[-2:] == [
         "| latency | p50 | 0.98 ms | 0.5 to 2.5 | at most 1.3 | reached |  |",
-        f"| growth | {FAMILY}: 3 figures | 0.5 to 2 ms |  | at most 1.3 | MISSED by 2 |  |",
+        f"| growth | {FAMILY}: 3 figures | 0.5 to 2 ms |  | at most 1.3 | MISSED by 2 | {missed} |",
     ]
+
+
+def test_a_family_of_which_none_is_missed_says_what_was_compared() -> None:
+    values = {0.5: "100 to 1", 1.1: "10 to 1", 1.2: "100 to 1"}
+    every = [figure("cost", value, family=FAMILY, basis=basis) for value, basis in values.items()]
+    assert overview(ONE, report("growth", *every))[-1].endswith("| reached | 100 to 1; 10 to 1 |")
 
 
 def test_contenders_are_compared_round_by_round() -> None:
