@@ -198,3 +198,21 @@ def test_now_and_then_a_take_begins_elsewhere(monkeypatch: pytest.MonkeyPatch) -
     assert not any(step.by_arrival for step in steps if step.stroll)
     straight = [step.start for step in steps if not step.stroll]
     assert straight[2:] == [101 + 100 * n for n in range(len(straight) - 2)]
+
+
+@pytest.mark.parametrize("behind", [1_000, 10_000, 50_000])
+def test_what_lies_before_the_end_is_found_though_a_leap_goes_over_it(behind: int) -> None:
+    """Else each good take by lanes would be followed by the same leaps in vain."""
+    hot = 100_000
+    waiting = Waiting([0] * hot + list(range(behind, 0, -1)), {0})
+    way = Walk()
+    steps = waiting.work(way, 10, takes=90)
+    assert len(waiting.leased) > 10 * 90 // 2
+    assert sum(step.by_arrival and step.start > hot for step in steps) > 90 // 2
+
+
+def test_where_arrival_never_helps_it_is_tried_more_and_more_seldom() -> None:
+    # One free event among twenty, all the way.
+    waiting = Waiting([n // 20 if n % 20 == 0 else 0 for n in range(1, 100_000)], {0})
+    steps = waiting.work(Walk(), 4, takes=800)
+    assert sum(not step.by_arrival for step in steps) > 500

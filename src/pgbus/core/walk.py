@@ -7,9 +7,10 @@ together is handled together, and pages are used up one after the other. But muc
 few lanes, or to leased ones, is passed event by event.
 
 So the walk goes by lanes until that brings all that was asked for, which means that much waits;
-then by arrival, leaping ever further over what brings little; and by lanes again where the leaps do
-not help, or the end is reached. Whether nothing is free is for the lanes to tell. Where another
-process goes the same way, one of them evades it.
+then by arrival, leaping ever further over what brings little (and half as far where a leap went
+over the end); and by lanes again where the end is reached, or the leaps do not help, after which it
+stays with the lanes for longer and longer. Whether nothing is free is for the lanes to tell. Where
+another process goes the same way, one of them evades it.
 """
 
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ LEAP: Final = 4
 """How much further each leap goes than the one before."""
 MOST_LEAPS: Final = 8
 """So many in a row, over five million events, before lanes have their turn."""
+MOST_DETOURS: Final = 64
+"""So many takes by lanes, at most, before the next try by arrival."""
 RETURN: Final = 64
 """After so many steps by arrival the walk returns to the oldest event: what was not free as it came
 by must not wait until everything behind it is handled."""
@@ -70,7 +73,13 @@ class Walk:
         self._event = FIRST_EVENT
         self._spread = 1.0
         self._leaps = 0
+        # From where the last leap was; and where one went over the end, if one did.
+        self._foothold = FIRST_EVENT
+        self._beyond: int | None = None
         self._passed = 0
+        # For how many takes to stay with the lanes: of those, how many are left.
+        self._detours = 0
+        self._detours_left = 0
 
     def next(self, lanes: int) -> Step:
         """Return where to look for so many lanes."""
@@ -112,38 +121,75 @@ class Walk:
         self._barren = False
         if step.by_arrival:
             away = CHANCE.randint(1, MOST_EVADED)
-            self._event, self._leaps = min(LAST_EVENT, resume + away), 0
+            self._event = min(LAST_EVENT, resume + away)
+            self._end_leaps()
         else:
             self._lane = _anywhere()
 
     def _went_by_lanes(self, step: Step, wished: int, found: int, resume: int | None) -> bool:
         self._barren = not found and (self._barren or step.goes_through)
         self._lane = FIRST_LANE if resume is None else resume
-        if found >= wished:
-            self._by_arrival = True
-        else:
+        if found < wished:
             self._return()
+        elif self._detours_left:
+            self._detours_left -= 1
+        else:
+            self._by_arrival = True
         return self._barren and resume is None
 
     def _went_by_arrival(self, step: Step, wished: int, found: int, resume: int | None) -> None:
         self._barren = False
         self._passed += 1
-        if resume is None or self._passed >= RETURN:
-            self._by_arrival = resume is not None
-            self._return()
-            return
-        if found >= wished or found * MOST_SPREAD >= step.visits:
-            self._event, self._leaps = resume, 0
+        helped = found >= wished or found * MOST_SPREAD >= step.visits
+        if helped:
+            self._detours = 0
             grown = 0.9 if found >= wished else 1.25
             self._spread = max(1.0, min(MOST_SPREAD, self._spread * grown))
+        if self._passed >= RETURN:
+            self._return()
+        elif resume is None:
+            self._came_to_the_end(step.start, found)
+        elif helped:
+            self._event = resume
+            self._end_leaps()
+        else:
+            self._leap(resume)
+
+    def _leap(self, place: int) -> None:
+        """Go on far behind what brought little, if not as far as the end."""
+        self._foothold = place
+        if self._beyond is not None:
+            self._halve(self._beyond)
             return
         self._leaps += 1
-        self._event = min(LAST_EVENT, resume + LEAST_EVENTS * LEAP**self._leaps)
+        self._event = min(LAST_EVENT, place + LEAST_EVENTS * LEAP**self._leaps)
         self._by_arrival = self._leaps % MOST_LEAPS != 0
+
+    def _came_to_the_end(self, start: int, found: int) -> None:
+        if self._leaps and not found:
+            self._halve(start)
+        else:
+            self._by_arrival = False
+            self._return()
+
+    def _halve(self, beyond: int) -> None:
+        """Go on between what brought little and where there was nothing any more."""
+        self._beyond = beyond
+        gap = beyond - self._foothold
+        if gap > LEAST_EVENTS * LEAP:
+            self._event = self._foothold + gap // 2
+            return
+        self._by_arrival = False
+        self._detours = self._detours_left = min(MOST_DETOURS, max(1, 2 * self._detours))
+        self._return()
 
     def _return(self) -> None:
         """Begin with the oldest event at the next step by arrival."""
-        self._event, self._leaps, self._passed = FIRST_EVENT, 0, 0
+        self._event, self._passed = FIRST_EVENT, 0
+        self._end_leaps()
+
+    def _end_leaps(self) -> None:
+        self._leaps, self._beyond = 0, None
 
 
 def _anywhere() -> int:
