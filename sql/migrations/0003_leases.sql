@@ -3,7 +3,7 @@
 -- A *lane* is the hash of an event's key, or the event's own id where it has none; two keys that
 -- share a hash merely wait for each other. Each subscription has functions of its own, made from the
 -- templates below, because static statements stay planned while a dynamic EXECUTE plans anew each
--- time (up to 1 ms). `:queue`, `:dead`, `:lane`, `:id`, `:free` and `:still_parked` are filled in.
+-- time (up to 1 ms). See pgbus.filled for `:queue`, `:lane` and the like.
 --
 -- put     stores events, see pgbus.publish; its name has the subscription's number, which outlives
 --         every renaming, so that what publishers remember can always be called.
@@ -225,7 +225,8 @@ begin
         from unnest(won, suspects) with ordinality as x(lane, suspect, place)
         left join lateral (
             select m.msg_id, m.vt, m.enqueued_at, m.message, m.headers from pgmq.:queue m
-            where :lane between x.lane and x.lane and m.msg_id >= coalesce(x.suspect, 0) :still_parked
+            where :lane between x.lane and x.lane and m.msg_id >= coalesce(x.suspect, 0)
+                and not :parked(x.lane)
             order by :lane, m.msg_id
             limit case when x.suspect is null then p_quantity else 1 end
         ) n on true
@@ -461,47 +462,58 @@ end
 $function$
 $template$);
 
--- Make, or make anew, the functions of a subscription from the templates of this schema.
-create function pgbus.generate(p_subscription integer) returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $function$
-declare
-    s pgbus.subscription;
-    t record;
-    made text;
-    statement text;
-    lane text;
-    free text;      -- whether a lane can be leased whose first event is `h`
-begin
-    select * into strict s from pgbus.subscription where id = p_subscription;
-    lane := case when s.ordered
-        then $$coalesce(hashtextextended(m.headers ->> 'x-pgmq-group', 0), m.msg_id)$$
-        else 'm.msg_id' end;
-    free := 'h.vt <= clock_timestamp() and not exists (select from pgbus.lease l '
-        'where l.subscription = :id and l.lane = h.lane)' || case when s.park then format(
-        ' and not exists (select from pgmq.%I d where %s = h.lane)',
-        'q_' || s.name || '_dlq', pgbus.dead_lane('d')) else '' end;
-    for t in select name, body from pgbus.template loop
-        made := t.name || '_' || case t.name when 'put' then s.id::text else s.name end;
-        statement := replace(t.body, ':function', quote_ident(made));
-        statement := replace(statement, ':free', free);
-        statement := replace(statement, ':queue', quote_ident('q_' || s.name));
-        statement := replace(statement, ':dead', quote_ident('q_' || s.name || '_dlq'));
-        statement := replace(statement, ':lane', lane);
-        statement := replace(statement, ':id', s.id::text);
-        statement := replace(statement, ':still_parked', case when s.park then format(
-            'and not exists (select from pgmq.%I d where %s = x.lane)',
-            'q_' || s.name || '_dlq', pgbus.dead_lane('d')) else '' end);
-        execute statement;
-        execute format('revoke all on function pgbus.%I from public', made);
-    end loop;
-    perform pgbus.grant_subscription(p_subscription);
-end
-$function$;
+-- The lane of an event, as an expression over the alias of its queue.
+create function pgbus.lane(p_alias text, p_ordered boolean) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+return format(case when p_ordered
+    then 'coalesce(hashtextextended(%1$I.headers ->> ''x-pgmq-group'', 0), %1$I.msg_id)'
+    else '%1$I.msg_id' end, p_alias);
 
 -- The lane that a dead letter came from, as an expression over the alias of its table.
 create function pgbus.dead_lane(p_alias text) returns text
 language sql immutable set search_path = pg_catalog, pg_temp
 return format('((%I.headers -> ''pgbus-dead'' ->> ''lane'')::bigint)', p_alias);
+
+-- SQL for one subscription: a text whose placeholders are filled in.
+create function pgbus.filled(p_text text, p_subscription pgbus.subscription) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $function$
+declare
+    -- whether a lane can be leased whose first event is `h`
+    free text := 'h.vt <= clock_timestamp() and not exists (select from pgbus.lease l '
+        'where l.subscription = :id and l.lane = h.lane) and not :parked(h.lane)';
+    -- whether a lane is parked
+    parked text := case when p_subscription.park
+        then format('exists (select from pgmq.:dead d where %s = \1)', pgbus.dead_lane('d'))
+        else 'false' end;
+    filled text;
+begin
+    filled := replace(p_text, ':free', free);
+    filled := regexp_replace(filled, ':parked\(([^()]*)\)', parked, 'g');
+    filled := replace(filled, ':queue', quote_ident('q_' || p_subscription.name));
+    filled := replace(filled, ':dead', quote_ident('q_' || p_subscription.name || '_dlq'));
+    filled := replace(filled, ':lane', pgbus.lane('m', p_subscription.ordered));
+    filled := replace(filled, ':name', quote_literal(p_subscription.name));
+    return replace(filled, ':id', p_subscription.id::text);
+end
+$function$;
+
+-- Make, or make anew, the functions of a subscription from the templates of this schema.
+create function pgbus.generate(p_subscription integer) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+declare
+    s pgbus.subscription;
+    t pgbus.template;
+    made text;
+begin
+    select * into strict s from pgbus.subscription where id = p_subscription;
+    for t in select * from pgbus.template loop
+        made := quote_ident(t.name || '_' || case t.name when 'put' then s.id::text else s.name end);
+        execute pgbus.filled(replace(t.body, ':function', made), s);
+        execute format('revoke all on function pgbus.%s from public', made);
+    end loop;
+    perform pgbus.grant_subscription(p_subscription);
+end
+$function$;
 
 -- Give back whatever a worker's takes won whose replies were lost.
 create function pgbus.forget(p_worker bigint, p_tokens bigint[]) returns bigint

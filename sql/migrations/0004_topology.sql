@@ -78,9 +78,8 @@ begin
         perform pgbus.wake_on_insert(s.id, p_name);
     end if;
     if p_ordered and to_regclass(format('pgmq.%I', 'pgbus_lane_' || p_name)) is null then
-        execute format('create index %I on pgmq.%I '
-            '(coalesce(hashtextextended(headers ->> ''x-pgmq-group'', 0), msg_id), msg_id)',
-            'pgbus_lane_' || p_name, 'q_' || p_name);
+        execute format('create index %I on pgmq.%I (%s, msg_id)',
+            'pgbus_lane_' || p_name, 'q_' || p_name, pgbus.lane('q_' || p_name, true));
     end if;
     update pgbus.subscription set ordered = p_ordered, park = p_park, template = newest
     where id = s.id;

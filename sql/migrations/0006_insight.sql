@@ -9,37 +9,34 @@ returns table (
 language plpgsql stable set search_path = pg_catalog, pg_temp as $function$
 declare
     s pgbus.subscription;
-    lane text;
 begin
     select * into strict s from pgbus.subscription where id = p_subscription;
-    lane := case when s.ordered
-        then $$coalesce(hashtextextended(m.headers ->> 'x-pgmq-group', 0), m.msg_id)$$
-        else 'm.msg_id' end;
-    return query execute format(
-        'select count(*) filter (where c.state = ''ready''), '
-        'count(*) filter (where c.state = ''in_flight''), '
-        'count(*) filter (where c.state in (''delayed'', ''retrying'')) + '
-        '(select count(*) from pgbus.scheduled w where %2$L = any (w.queues)), '
-        'count(*) filter (where c.state = ''parked''), '
-        '(select count(*) from pgmq.%4$I), '
-        'clock_timestamp() - min(c.enqueued_at) filter (where c.state = ''ready''), '
-        'count(*) filter (where c.state = ''retrying'') '
-        'from (select r.enqueued_at, case '
-        'when r.quantity is not null and r.position <= r.quantity then ''in_flight'' '
-        'when r.parked then ''parked'' '
-        'when r.vt > clock_timestamp() and r.tried then ''retrying'' '
-        'when r.vt > clock_timestamp() then ''delayed'' '
-        'else ''ready'' end as state '
-        'from (select m.enqueued_at, m.vt, l.quantity, '
-        'row_number() over (partition by %3$s order by m.msg_id) as position, '
-        '%5$s as parked, a.msg_id is not null or m.read_ct > 0 as tried '
-        'from pgmq.%1$I m '
-        'left join pgbus.lease l on l.subscription = %6$s and l.lane = %3$s '
-        'left join pgbus.attempt a on a.subscription = %6$s and a.msg_id = m.msg_id) r) c',
-        'q_' || s.name, s.name, lane, 'q_' || s.name || '_dlq',
-        case when s.park then format('exists (select from pgmq.%I d where %s = %s)',
-            'q_' || s.name || '_dlq', pgbus.dead_lane('d'), lane) else 'false' end,
-        s.id);
+    return query execute pgbus.filled($query$
+        select count(*) filter (where c.state = 'ready'),
+            count(*) filter (where c.state = 'in_flight'),
+            count(*) filter (where c.state in ('delayed', 'retrying'))
+                + (select count(*) from pgbus.scheduled w where :name = any (w.queues)),
+            count(*) filter (where c.state = 'parked'),
+            (select count(*) from pgmq.:dead),
+            clock_timestamp() - min(c.enqueued_at) filter (where c.state = 'ready'),
+            count(*) filter (where c.state = 'retrying')
+        from (
+            select r.enqueued_at, case
+                when r.position <= r.quantity then 'in_flight'
+                when :parked(r.lane) then 'parked'
+                when r.vt > clock_timestamp() and r.tried then 'retrying'
+                when r.vt > clock_timestamp() then 'delayed'
+                else 'ready' end as state
+            from (
+                select m.enqueued_at, m.vt, m.lane, l.quantity,
+                    row_number() over (partition by m.lane order by m.msg_id) as position,
+                    a.msg_id is not null or m.read_ct > 0 as tried
+                from (select m.*, :lane as lane from pgmq.:queue m) m
+                left join pgbus.lease l on l.subscription = :id and l.lane = m.lane
+                left join pgbus.attempt a on a.subscription = :id and a.msg_id = m.msg_id
+            ) r
+        ) c
+        $query$, s);
 end
 $function$;
 

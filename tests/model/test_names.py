@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pgbus.errors import InvalidName, InvalidTopic
-from pgbus.model.names import MAX_NAME, MAX_TOPIC, check_name, check_topic, dead_letter_queue
+from pgbus.model.names import (
+    DEAD_LETTER_SUFFIX,
+    MAX_NAME,
+    MAX_TOPIC,
+    check_name,
+    check_topic,
+)
 
 BAD = ["", " ", "a\n", "%s", "'", '"', ";", "a--;", "$", "é", "a b", "a\0", "\uff41"]
 
@@ -16,7 +22,7 @@ BAD = ["", " ", "a\n", "%s", "'", '"', ";", "a--;", "$", "é", "a b", "a\0", "\u
 def test_names(name: str) -> None:
     assert check_name(name) == name
     # pgmq takes 47 characters.
-    assert len(dead_letter_queue(name)) <= 47
+    assert len(name + DEAD_LETTER_SUFFIX) <= 47
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ OTHERS: dict[str, str] = {
     "forget": "select pgbus.forget(%(victim)s, array[1])",
     "take": "select * from pgbus.take_shipping(1, 1, false, 0, 1, 1, 1, 1, true, false, false)",
     "settle": "select pgbus.settle_shipping(1, '{}', '{}', '{}', '{}', '{}', '{}', '{}', '{}', "
-    "'{}', '{}', '{}', '{}', false, false)",
+    "'{}', '{}', '{}', '{}', false, false, false)",
     "acknowledge": "begin deferrable; select pgbus.acknowledge_shipping(1, 1, 1, true, 1, false); "
     "commit",
     "bury": "select pgbus.bury(%(victim)s)",
@@ -249,7 +249,7 @@ SERVING = (
     "select * from pgbus.take_billing(1, 1, true, 0, 99, 10, 10, 1000, true, true, false)",
     (
         "select pgbus.settle_billing(1, array[1], array[1], array[true], array[1], array[1], "
-        "'{}', '{}', '{}', '{}', '{}', '{}', '{}', true, false)"
+        "'{}', '{}', '{}', '{}', '{}', '{}', '{}', true, false, false)"
     ),
     "select pgbus.forget(1, array[1])",
     "select pgbus.known_elsewhere(1, 1, 'a@1')",

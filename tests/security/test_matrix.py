@@ -75,6 +75,8 @@ FUNCTIONS: dict[str, set[str]] = {
             "feed_tail",
             "readable",
             "generate",
+            "filled",
+            "lane",
             "dead_lane",
             "caller",
             "require_subscriptions",

@@ -88,8 +88,3 @@ def _topic_fault(topic: str) -> str:
     if "" in topic.split("."):
         return "a word between dots is empty"
     return "use letters A-Z and a-z, digits, '_', '-' and dots between words"
-
-
-def dead_letter_queue(name: str) -> str:
-    """Return the queue that holds the dead letters of subscription ``name``."""
-    return name + DEAD_LETTER_SUFFIX

@@ -39,7 +39,7 @@ class Hold(msgspec.Struct, eq=False):
     refused: bool = False
     """Set by the settler: the database cannot settle one of its events; all of them come again."""
     released: bool = False
-    """Set by the settler: the lane was let go."""
+    """Set once the lane was let go: nothing of it is in hand any more."""
     unsettled: int = 0
     """Events not yet settled. The settler counts down."""
 
@@ -141,10 +141,10 @@ class Subscription:
                 return []
             if self.definition.handler.is_batch:
                 return self._next_batch()
-            count = min(self._portion(), len(self._inbox))
+            count = min(self._share(), len(self._inbox))
             return [self._inbox.popleft() for _ in range(count)]
 
-    def _portion(self) -> int:
+    def _share(self) -> int:
         """Return how many chunks a worker is to take at once.
 
         Handing one over costs as much as the call of a fast handler.
@@ -152,8 +152,8 @@ class Subscription:
         seconds = self.demand.seconds
         if seconds >= SHORT:
             return 1
-        share = len(self._inbox) // (2 * self.definition.concurrency)
-        return max(1, min(MOST_CHUNKS, max(share, int(TINY / max(seconds, 1e-6)))))
+        fair = len(self._inbox) // (2 * self.definition.concurrency)
+        return max(1, min(MOST_CHUNKS, max(fair, int(TINY / max(seconds, 1e-6)))))
 
     def _next_batch(self) -> list[Hold]:
         """Return what waits, as long as it is one batch's: nothing is waited for."""
