@@ -275,7 +275,7 @@ create or replace function pgbus.:function(
     p_troubled boolean,
     -- in the transaction of a handler, see pgbus.require_handling
     p_handling boolean,
-    -- sent before, and the reply was lost: lanes for which that was committed count as not held
+    -- sent before, and the reply was lost: what stays leased counts as not held if that was committed
     p_repeated boolean
 )
 -- The lanes that the worker still held; nothing was done in the others.
@@ -323,13 +323,13 @@ begin
         return '{}';
     end if;
     if p_repeated then
-        -- What was handled is gone then, though the rest of the lane may still be leased; and what
-        -- its handlers published must not be published again.
+        -- What was handled is gone then; and what its handlers published must not be published again.
         owned := array(
             select o.lane from unnest(owned) as o(lane)
             where not exists (
-                select from unnest(p_done, p_done_lanes) as x(id, lane)
-                where x.lane = o.lane
+                select from unnest(p_lanes, p_release) as y(lane, release)
+                join unnest(p_done, p_done_lanes) as x(id, lane) on x.lane = y.lane
+                where y.lane = o.lane and not y.release
                     and not exists (select from pgmq.:queue m where m.msg_id = x.id)));
     end if;
     if cardinality(owned) < cardinality(p_lanes) then

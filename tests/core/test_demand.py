@@ -13,7 +13,7 @@ def learned(
     seconds: float,
     size: int = 100,
     ordered: bool = True,
-    batch: int = 1,
+    batch: int | None = None,
 ) -> Demand:
     """A subscription's demand after many calls of ``seconds`` on events of ``size`` bytes."""
     demand = Demand(concurrency, ordered=ordered, batch=batch)
@@ -73,7 +73,7 @@ def test_slow_batches_are_filled_with_many_keys() -> None:
 
 
 @pytest.mark.parametrize("seconds", [1e-6, 0.001, 0.1])
-@pytest.mark.parametrize("batch", [10, 100, 500])
+@pytest.mark.parametrize("batch", [1, 10, 64, 100, 500])
 def test_batches_are_filled_with_one_key_where_there_are_no_others(
     batch: int, seconds: float
 ) -> None:

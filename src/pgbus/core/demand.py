@@ -63,15 +63,17 @@ class Demand:
     Parameters:
         concurrency: the number of handler threads.
         ordered: whether a lane can hold more than one event.
-        batch: how many events one call takes at most.
+        batch: how many events one call takes at most; ``None`` where each comes by itself.
     """
 
-    def __init__(self, concurrency: int, *, ordered: bool, batch: int = 1) -> None:
+    def __init__(self, concurrency: int, *, ordered: bool, batch: int | None = None) -> None:
         self._threads = concurrency
-        self._batch = batch
-        self._least = concurrency * batch
+        self._batch = batch or 1
+        self._least = concurrency * self._batch
         self._ordered = ordered
-        self._most_quantity = MOST_QUANTITY if batch == 1 else batch
+        # A batch is whole lanes: none of them may have more than one call takes.
+        self._most_quantity = batch or MOST_QUANTITY
+        self._deep_quantity = batch or DEEP_QUANTITY
         self._depth = 8.0
         self._scarce = False
         self._size = 0.0
@@ -99,7 +101,7 @@ class Demand:
 
     def take_singly(self) -> None:
         """Take one event of a lane from now on: those behind it would go back unhandled."""
-        self._most_quantity = 1
+        self._most_quantity = self._deep_quantity = 1
 
     def observe(self, seconds: float) -> None:
         """Learn how long a call took, divided by its events."""
@@ -150,7 +152,7 @@ class Demand:
         return Wish(max(1, room // quantity), quantity)
 
     def _most(self, target: int) -> int:
-        if self._scarce and self._most_quantity == MOST_QUANTITY:
-            # Still two lanes for each thread.
-            return max(MOST_QUANTITY, min(DEEP_QUANTITY, target // (2 * self._threads)))
-        return self._most_quantity
+        if not self._scarce:
+            return self._most_quantity
+        # Still two lanes for each thread.
+        return max(self._most_quantity, min(self._deep_quantity, target // (2 * self._threads)))

@@ -101,9 +101,9 @@ class BatchContext(Sequence[Context]):
     ) -> UUID:
         """Publish with the acknowledgement of the batch; see ``Context.publish``.
 
-        The event carries the id of the batch's first as its cause. It is published where any event
-        of the batch is acknowledged: not where all of them are rejected or retried. What belongs to
-        a single one is for ``context[i].publish``. Parameters are those of
+        The event carries the id of the batch's first as its cause. It is published with the
+        acknowledgement of the first one that is neither rejected nor retried, if any; what belongs
+        to another is for ``context[i].publish``. Parameters are those of
         :meth:`pgbus.Bus.publish`.
 
         Returns:

@@ -428,7 +428,7 @@ class Bus(Administration):
             try:
                 if engine.process != os.getpid():
                     return  # a forked child: the threads are the parent's
-                engine.stop(min(timeout, MOST_GRACE))
+                engine.stop(max(0.0, min(timeout, MOST_GRACE)))
             except BaseException:  # Ctrl-C: the handlers get no more grace
                 engine.stop(0.0)
                 raise
@@ -548,6 +548,7 @@ class Bus(Administration):
             )
 
 
-def _check_timeout(timeout: float) -> None:
-    if timeout != math.inf:
-        check_number("timeout", timeout, 0)
+def _check_timeout(timeout: Any) -> None:
+    """Raise unless it is a number. Less than 0 is 0: so much may be left until a deadline."""
+    if not isinstance(timeout, int | float) or math.isnan(timeout):
+        raise ConfigurationError(f"timeout={timeout!r}: use a number of seconds")

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Literal
 
 from pgbus.core.account import exc_info
@@ -67,10 +68,16 @@ class Call:
 
 
 class Watchdog:
-    """One thread that ends calls past their deadline and severs connections that hang."""
+    """One thread that ends calls past their deadline and severs connections that hang.
 
-    def __init__(self, links: Sequence[Link]) -> None:
+    Parameters:
+        links: the connections.
+        tend: called once a second at least, for what could not be done when a call was given up.
+    """
+
+    def __init__(self, links: Sequence[Link], tend: Callable[[], None]) -> None:
         self._links = {*links}
+        self._tend = tend
         self._changed = threading.Condition()
         self._calls: set[Call] = set()
         self._stopped = False
@@ -139,9 +146,16 @@ class Watchdog:
                     self._changed.wait(max(0.0, min([now + CHECK, *deadlines]) - now))
                 links = [*self._links]
             for call in late:
-                try:
-                    call.abandon("timeout")
-                except Exception as error:  # without threads, or memory: the others are late, too
-                    logger.critical("a call could not be given up whole", exc_info=exc_info(error))
+                _attempt(partial(call.abandon, "timeout"))
+            _attempt(self._tend)
             for link in links:
                 link.sever_if_stalled(time.monotonic())
+
+
+def _attempt(duty: Callable[[], object]) -> None:
+    """Do a duty of the watchdog; should it fail, for want of threads or memory, others wait."""
+    try:
+        duty()
+    except Exception as error:
+        text = "a thread could not be replaced, or a call not be given up"
+        logger.critical(text, exc_info=exc_info(error))

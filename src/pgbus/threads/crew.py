@@ -49,6 +49,14 @@ class Crew:
             if stuck in self._workers:
                 self._workers.remove(stuck)
             self._vacant += 1
+        self.fill()
+
+    def fill(self) -> None:
+        """Start who is missing; the watchdog, in whose thread workers are given up, calls.
+
+        Raises:
+            RuntimeError: the system has no more threads.
+        """
         while self._vacant and not self.subscription.closed:
             self._hire()
             self._vacant -= 1

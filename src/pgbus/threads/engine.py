@@ -102,7 +102,7 @@ class Engine:
         )
         names = [subscription.name for subscription in subscriptions]
         self._listener = Listener(listener_link, names, self._fetcher.wake, outage)
-        self._watchdog = Watchdog([keeper_link, fetcher_link, settler_link])
+        self._watchdog = Watchdog([keeper_link, fetcher_link, settler_link], self._fill_crews)
         self._station = Station(
             put=self._settler.put,
             released=self._fetcher.released,
@@ -156,6 +156,10 @@ class Engine:
 
     def _give_back(self, subscription: Subscription, hold: Hold, lane: LaneSettlement) -> None:
         self._settler.put(Portion(subscription, hold, lane))
+
+    def _fill_crews(self) -> None:
+        for crew in self._crews:
+            crew.fill()
 
     def start(self) -> None:
         """Register the worker and start every thread.

@@ -33,6 +33,7 @@ class EventLoop:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._ending = threading.Event()
 
     def call(self, coroutine: Coroutine[Any, Any, Any], call: Call) -> None:
         """Run a coroutine on the loop and wait for its end; its exception passes through."""
@@ -45,19 +46,20 @@ class EventLoop:
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                self._loop, self._ending = asyncio.new_event_loop(), threading.Event()
+                arguments = self._loop, self._ending
                 self._thread = threading.Thread(
-                    target=self._run, args=(self._loop,), name="pgbus-loop", daemon=True
+                    target=self._run, args=arguments, name="pgbus-loop", daemon=True
                 )
                 self._thread.start()
             return self._loop
 
     @staticmethod
-    def _run(loop: asyncio.AbstractEventLoop) -> None:
+    def _run(loop: asyncio.AbstractEventLoop, ending: threading.Event) -> None:
         asyncio.set_event_loop(loop)
         try:
-            while _was_interrupted(loop):
-                logger.error("a task of an async handler raised SystemExit: the others go on")
+            while _was_interrupted(loop) and not ending.is_set():
+                logger.error("a task of an async handler tried to exit: the others go on")
         finally:
             left = asyncio.all_tasks(loop)
             for task in left:
@@ -76,6 +78,7 @@ class EventLoop:
             loop, thread = self._loop, self._thread
             self._loop = self._thread = None
         if loop is not None and thread is not None:
+            self._ending.set()
             loop.call_soon_threadsafe(loop.stop)
             thread.join(timeout)
 

@@ -77,7 +77,9 @@ class Subscription:
         self.definition = definition
         self.name = definition.name
         self.demand = Demand(
-            definition.concurrency, ordered=definition.ordered, batch=definition.batch
+            definition.concurrency,
+            ordered=definition.ordered,
+            batch=definition.batch if definition.handler.is_batch else None,
         )
         self.ready = True
         self.walk = Walk()

@@ -133,7 +133,8 @@ class Worker:
                 return
             if portion.outgoing and self._station.strict:
                 # Should it lead nowhere, its handler has failed after all: nothing may follow yet.
-                self._subscription.demand.take_singly()
+                if not self._handler.is_batch:  # which seldom come one by one
+                    self._subscription.demand.take_singly()
                 break
             if (
                 message is not last
