@@ -129,6 +129,12 @@ class Seen:
             eventually(lambda: not self.lives)
 
 
+def kill(process: psutil.Process) -> None:
+    """Kill a process and wait until it is gone: until then, its server may still answer."""
+    process.kill()
+    process.wait(timeout=20)
+
+
 def ordinary_python(uid: int) -> str | None:
     """Return a Python that an ordinary user can run pgbus with, if there is one."""
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"

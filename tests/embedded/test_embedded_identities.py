@@ -19,7 +19,7 @@ from pgbus.embedded import postgres as programs
 from pgbus.embedded.identity import Account, Namespace, Own, choose
 from pgbus.errors import ConfigurationError, StoreError
 from tests.embedded.conftest import Serve
-from tests.embedded.processes import Seen, User, ordinary_python
+from tests.embedded.processes import Seen, User, kill, ordinary_python
 from tests.waiting import eventually
 
 NOBODY = 65534
@@ -47,7 +47,7 @@ class TestOrdinaryUsers:
             first.do("execute", "CREATE TABLE kept ()")
             assert home.stat().st_uid == uid
             assert set(seen.postmaster().uids()) == {uid}
-            seen.postmaster().kill()
+            kill(seen.postmaster())
             assert second.do("execute", "TABLE kept") == []
             seen.guardian().kill()
             seen.await_end()
@@ -97,7 +97,7 @@ class TestAccount:
     ) -> None:
         with psycopg.connect(server.dsn()) as connection:
             connection.execute("CREATE TABLE kept ()")
-        victim(seen).kill()
+        kill(victim(seen))
         with psycopg.connect(server.dsn()) as connection:
             connection.execute("TABLE kept")
 

@@ -17,7 +17,7 @@ from pgbus.embedded import EmbeddedServer, binaries
 from pgbus.embedded.identity import choose
 from pgbus.embedded.lock import is_held
 from pgbus.errors import StoreError
-from tests.embedded.processes import Seen, User
+from tests.embedded.processes import Seen, User, kill
 from tests.waiting import eventually
 
 NewUser = Callable[[], User]
@@ -36,7 +36,7 @@ def kept(dsn: str) -> bool:
 class TestKilled:
     def test_postmaster(self, server: EmbeddedServer, seen: Seen) -> None:
         keep(server.dsn())
-        seen.postmaster().kill()
+        kill(seen.postmaster())
         assert kept(server.dsn())
 
     def test_postmaster_with_a_busy_backend(self, server: EmbeddedServer, seen: Seen) -> None:
@@ -47,7 +47,7 @@ class TestKilled:
         backend = psutil.Process(busy.info.backend_pid)
         busy.pgconn.send_query(b"DO 'BEGIN LOOP END LOOP; END'")
         eventually(lambda: backend.cpu_times().user > 0.05)
-        seen.postmaster().kill()
+        kill(seen.postmaster())
         assert kept(server.dsn())
         assert not backend.is_running() or backend.status() == psutil.STATUS_ZOMBIE
         busy.close()
@@ -67,7 +67,7 @@ class TestKilled:
 
     def test_guardian(self, server: EmbeddedServer, seen: Seen) -> None:
         keep(server.dsn())
-        seen.guardian().kill()
+        kill(seen.guardian())
         assert kept(server.dsn())
         server.leave()
         seen.await_end()
@@ -124,8 +124,7 @@ class TestKilled:
         pid_file = seen.rooms.data / "postmaster.pid"
         eventually(lambda: pid_file.exists() and "\n" in pid_file.read_text())
         postmaster = seen.postmaster()
-        postmaster.kill()
-        postmaster.wait(timeout=10)
+        kill(postmaster)
         user.answer()
         # It may have answered just before it was killed: whoever asks again finds it back.
         assert user.do("execute", "SELECT 1") == [[1]]
@@ -263,7 +262,7 @@ class TestTrouble:
             connection.execute(
                 "CREATE TABLE much AS SELECT repeat(i::text, 99) FROM generate_series(1, 200000) i"
             )
-        seen.postmaster().kill()
+        kill(seen.postmaster())
         assert kept(server.dsn())
 
     def test_the_log_stays_small(self, server: EmbeddedServer, seen: Seen) -> None:
