@@ -190,18 +190,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "unparked": Mutant(
         "a take hands out what a dead letter parks",
-        functions=(
-            (
-                "generate",
-                (
-                    (
-                        r"l\.lane = h\.lane\)' \|\| case when s\.park",
-                        "l.lane = h.lane)' || case when false",
-                    ),
-                    (r"':still_parked', case when s\.park", "':still_parked', case when false"),
-                ),
-            ),
-        ),
+        functions=(("filled", ((r"case when p_subscription\.park", "case when false"),)),),
         statement="select pgbus.generate(id) from pgbus.subscription",
         found_by_chance=False,  # keys are parked for a moment only
     ),
