@@ -174,6 +174,13 @@ def proxy(dsn: str) -> Iterator[FaultProxy]:
         yield proxy
 
 
+@pytest.fixture
+def way(bus_dsn: str) -> Iterator[FaultProxy]:
+    """The same to a database with pgbus installed."""
+    with FaultProxy(bus_dsn) as way:
+        yield way
+
+
 @pytest.fixture(scope="session")
 def shared_data(pytestconfig: pytest.Config) -> Path:
     """The folder of real event data beside the checkout, which is not part of the project."""

@@ -1,6 +1,6 @@
 """Settling: what a worker still owns is done, the rest is as if it had said nothing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from functools import partial
 
@@ -20,13 +20,6 @@ from tests.store.worker import Worker, done, ids
 from tests.waiting import eventually
 
 Another = Callable[[], Connection]
-
-
-@pytest.fixture
-def unreliable(bus_dsn: str) -> Iterator[FaultProxy]:
-    """A way to the database of ``queue`` that can lose a reply."""
-    with FaultProxy(bus_dsn) as proxy:
-        yield proxy
 
 
 @pytest.fixture
@@ -108,19 +101,19 @@ def test_a_lane_that_is_kept_stays_leased_under_the_same_token(
 
 
 def test_a_settlement_repeated_after_a_lost_reply_does_no_harm(
-    another: Another, queue: Queue, worker: Worker, unreliable: FaultProxy
+    another: Another, queue: Queue, worker: Worker, way: FaultProxy
 ) -> None:
     queue.send(*"kkkl")
     chunk, other = sorted(worker.take().chunks, key=lambda one: one.messages[0].msg_id)
     settlement = LaneSettlement(
         chunk.lane, chunk.token, release=True, done=[1], dead=[(2, '{"tried": 1}')]
     )
-    unreliable.lose_reply(b"settle_billing")
-    with psycopg.connect(unreliable.dsn, autocommit=True) as doomed:
+    way.lose_reply(b"settle_billing")
+    with psycopg.connect(way.dsn, autocommit=True) as doomed:
         broken = settle(queue.name, worker.id, [settlement, done(other)])
         with pytest.raises(psycopg.OperationalError):
             run(doomed, broken)
-    assert unreliable.lost_replies == 1
+    assert way.lost_replies == 1
     # Meanwhile somebody else has the key, and a new event of the other came.
     [late] = queue.send("l")
     [next_one] = Worker(another(), queue).take().chunks[:1]
@@ -133,14 +126,14 @@ def test_a_settlement_repeated_after_a_lost_reply_does_no_harm(
 
 
 def test_a_take_whose_reply_was_lost_is_given_back_by_its_token(
-    another: Another, queue: Queue, worker: Worker, unreliable: FaultProxy
+    another: Another, queue: Queue, worker: Worker, way: FaultProxy
 ) -> None:
     queue.send("k", "l", "m")
     [known] = worker.take(worker.wish(lanes=1)).chunks
     wish = worker.wish()
-    unreliable.lose_reply(b"take_billing")
+    way.lose_reply(b"take_billing")
     with (
-        psycopg.connect(unreliable.dsn, autocommit=True) as doomed,
+        psycopg.connect(way.dsn, autocommit=True) as doomed,
         pytest.raises(psycopg.OperationalError),
     ):
         leases.take(doomed, wish)
@@ -155,10 +148,10 @@ def test_a_take_whose_reply_was_lost_is_given_back_by_its_token(
 
 
 def test_a_running_bus_gives_back_what_a_take_won_whose_reply_was_lost(
-    unreliable: FaultProxy, queue: Queue
+    way: FaultProxy, queue: Queue
 ) -> None:
     handled: list[int] = []
-    with Bus(unreliable.dsn, lease=3) as bus:
+    with Bus(way.dsn, lease=3) as bus:
 
         @bus.subscribe("orders.#", name="billing")
         def on_order(event: int) -> None:
@@ -167,10 +160,10 @@ def test_a_running_bus_gives_back_what_a_take_won_whose_reply_was_lost(
         bus.declare()
         for n in range(3):
             bus.publish("orders.created", n, key="k")
-        unreliable.lose_reply(b"take_billing")
+        way.lose_reply(b"take_billing")
         with bus.running():
             eventually(lambda: handled == [0, 1, 2])
-            assert unreliable.lost_replies == 1
+            assert way.lost_replies == 1
             assert bus.wait_idle()
     assert queue.attempts() == {}  # nobody had died of it
 

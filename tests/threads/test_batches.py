@@ -263,7 +263,7 @@ def test_what_a_batch_publishes_appears_once(bus: Bus) -> None:
 
 
 @pytest.mark.parametrize("transactional", [False, True], ids=["plain", "transactional"])
-def test_what_is_published_for_all_goes_with_any_that_is_acknowledged(
+def test_what_is_published_for_all_goes_with_the_first_that_is_acknowledged(
     bus: Bus, *, transactional: bool
 ) -> None:
     """The first of them is rejected; and events that come alone have a context, too."""

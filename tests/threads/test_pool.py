@@ -16,12 +16,6 @@ MANY = 4
 
 
 @pytest.fixture
-def way(bus_dsn: str) -> Iterator[FaultProxy]:
-    with FaultProxy(bus_dsn) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def publisher(way: FaultProxy) -> Iterator[Bus]:
     """A bus that has published, and so has its pool."""
     with Bus(way.dsn) as bus:

@@ -2,10 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import psycopg
-import pytest
 
 from pgbus import Bus, Context, Event, Retry
 from tests.proxy import FaultProxy
@@ -18,12 +17,6 @@ SLOW = 0.02
 class Created(Event, topic="orders.created", key="order"):
     order: str
     number: int
-
-
-@pytest.fixture
-def way(bus_dsn: str) -> Iterator[FaultProxy]:
-    with FaultProxy(bus_dsn) as proxy:
-        yield proxy
 
 
 def publish(bus: Bus, count: int) -> None:

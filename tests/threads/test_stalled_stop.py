@@ -6,7 +6,6 @@ machine takes its time over everything else.
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -32,12 +31,6 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr(threading.Thread, "join", watched)
     return waits
-
-
-@pytest.fixture
-def way(bus_dsn: str) -> Iterator[FaultProxy]:
-    with FaultProxy(bus_dsn) as way:
-        yield way
 
 
 @pytest.mark.parametrize("grace", [0.0, 0.5])

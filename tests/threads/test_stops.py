@@ -23,6 +23,20 @@ def threads() -> set[str]:
     return {one.name for one in threading.enumerate() if OF_AN_ENGINE.fullmatch(one.name)}
 
 
+def one_refused(monkeypatch: pytest.MonkeyPatch) -> list[RuntimeError]:
+    """Let the next thread of a handler not be started; return what was not refused yet."""
+    start = Worker.start
+    refusals = [RuntimeError("can't start new thread")]
+
+    def refused(self: Worker) -> None:
+        if refusals:
+            raise refusals.pop()
+        start(self)
+
+    monkeypatch.setattr(Worker, "start", refused)
+    return refusals
+
+
 @pytest.mark.parametrize("timeout", [None, "soon", float("nan")])
 @pytest.mark.parametrize("method", ["stop", "running", "run", "wait_idle"])
 def test_a_timeout_that_is_none_is_named_and_changes_nothing(
@@ -101,22 +115,14 @@ def test_where_no_thread_can_be_started_the_watch_goes_on(
         if calls.count(event.order) == 1 and event.order != "c":
             go_on.wait(20)
 
-    start = Worker.start
-    refusals = [RuntimeError("can't start new thread")]
-
-    def refused(self: Worker) -> None:
-        if refusals and calls:
-            raise refusals.pop()
-        start(self)
-
-    monkeypatch.setattr(Worker, "start", refused)
     with bus.running():
+        refusals = one_refused(monkeypatch)
         for order in ("a", "b"):
             bus.publish(Created(order=order))
         eventually(lambda: not refusals)
         bus.publish(Created(order="c"))
         assert bus.wait_idle(20)
-        # Who could not be hired for the first was hired with the second's successor.
+        # Two that are stuck, and two in their places.
         working = [one for one in threads() if one.startswith("pgbus-billing-")]
         assert len(working) == 4
         go_on.set()
@@ -137,18 +143,11 @@ def test_whom_nobody_could_replace_is_replaced_once_there_are_threads_again(
         if len(calls) == 1:
             go_on.wait(20)
 
-    start = Worker.start
-    refusals = [RuntimeError("can't start new thread")]
-
-    def refused(self: Worker) -> None:
-        if refusals and calls:
-            raise refusals.pop()
-        start(self)
-
-    monkeypatch.setattr(Worker, "start", refused)
     with bus.running():
+        refusals = one_refused(monkeypatch)
         bus.publish(Created(order="a"))
         eventually(lambda: len(calls) == 2)
+        assert not refusals
         go_on.set()
 
 

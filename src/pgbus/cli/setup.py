@@ -57,7 +57,7 @@ def install(
     """
     if role_prefix is not None and not roles:
         raise typer.BadParameter("--role-prefix names the roles of --roles: give that, too")
-    prefix = check_prefix(ROLES if role_prefix is None else role_prefix) if roles else None
+    prefix = check_prefix(roles if role_prefix is None else role_prefix)
     if show:
         if as_json:
             raise typer.BadParameter("--print prints SQL: leave --json out")
