@@ -44,3 +44,6 @@ select pgbus.keep_roles()
 
 -- name: record
 insert into pgbus.migration (number, name, checksum, breaking) values (%s, %s, %s, %s)
+
+-- name: attend_bindings
+select pgbus.attend_bindings()

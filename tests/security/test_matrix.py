@@ -70,6 +70,8 @@ FUNCTIONS: dict[str, set[str]] = {
     **dict.fromkeys(
         [
             "bindings_changed",
+            "attend_bindings",
+            "ends",
             "wake",
             "tail_id",
             "feed_tail",

@@ -15,6 +15,7 @@ from pgbus import Bus, IncompatibleDatabase, Retry, StoreError
 from pgbus.store import migrate
 from pgbus.store.statements import migrations
 from tests.proxy import FaultProxy
+from tests.security.house import House, new_prefix
 from tests.servers import Server
 from tests.store.catalog import content, snapshot
 from tests.waiting import eventually
@@ -115,6 +116,46 @@ def test_a_pgmq_that_is_new_enough_is_left_as_it_is(dsn: str) -> None:
         assert set(objects) <= set(after[kind])
     [trigger] = [one for one in after["trigger"] if one not in before["trigger"]]
     assert "ON pgmq.topic_bindings" in trigger
+
+
+def test_what_a_dump_leaves_out_of_an_extensions_tables_is_put_back(bus: Bus, bus_dsn: str) -> None:
+    before = snapshot(bus_dsn)
+    with psycopg.connect(bus_dsn) as connection:
+        connection.execute("select pgmq.create('reports')")
+        connection.execute("drop trigger pgbus_bindings_changed on pgmq.topic_bindings")
+        connection.execute("drop index pgmq.pgbus_bindings_by_ends")
+    assert bus.publish("reports.new", 1).queues == 0
+    with psycopg.connect(bus_dsn) as connection:
+        connection.execute("select pgmq.bind_topic('reports.*', 'reports')")
+    bus.install()
+    assert bus.publish("reports.new", 1).queues == 1
+    with psycopg.connect(bus_dsn) as connection:
+        connection.execute("select pgmq.unbind_topic('reports.*', 'reports')")
+    assert bus.publish("reports.new", 1).queues == 0
+    with psycopg.connect(bus_dsn) as connection:
+        connection.execute("select pgmq.drop_queue('reports')")
+    assert snapshot(bus_dsn) == before
+
+
+def test_who_does_not_own_pgmqs_tables_can_install_beside_them(dsn: str, server: Server) -> None:
+    house = House(server, new_prefix())
+    house.hire("guest")
+    guest = sql.Identifier(house.login("guest"))
+    with psycopg.connect(dsn) as connection:
+        install_pgmq_from_sql(conn=connection)
+        for grant in (
+            "grant create on database {} to {}",
+            "grant all on schema pgmq to {1}",
+            "grant all on all tables in schema pgmq to {1}",
+        ):
+            database = sql.Identifier(connection.info.dbname)
+            connection.execute(sql.SQL(grant).format(database, guest))
+    install(house.dsn(dsn, "guest"))
+    with psycopg.connect(dsn) as connection:
+        names = connection.execute("select tgname from pg_trigger where tgname ~ '^pgbus_'")
+        assert names.fetchall() == [("pgbus_bindings_changed",)]
+    server.drop_database(dsn)
+    house.leave()
 
 
 @pytest.mark.parametrize(

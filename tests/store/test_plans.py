@@ -6,6 +6,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from pgbus import Bus
 from pgbus.model.delivery import FIRST_LANE, Chunk
 from pgbus.store import leases, workers
 from pgbus.store.handling import acknowledgement
@@ -276,6 +277,30 @@ def test_an_idle_look_costs_the_same_whatever_waits(
     with metered(queue.connection) as reading:
         run(queue.connection, leases.poll([queue.number], sleep=False))
     assert reading.total <= 100
+
+
+@pytest.mark.parametrize("statistics", ["none", "of one binding", "true"])
+@pytest.mark.parametrize("other", ["'other' || n || '.*.placed'", "'orders.*.other' || n"])
+def test_a_topic_nobody_remembers_is_looked_up_among_few_bindings(
+    bus: Bus, queue: Queue, statistics: str, other: str
+) -> None:
+    connection = queue.connection
+    still(connection, "pgmq.topic_bindings")
+    connection.execute("select pgmq.bind_topic('orders.*.placed', 'billing')")
+    if statistics == "of one binding":
+        connection.execute("analyze pgmq.topic_bindings")
+    connection.execute(
+        f"insert into pgmq.topic_bindings (pattern, queue_name) select {other}, 'billing' "
+        "from generate_series(1, 10000) n".encode()
+    )
+    if statistics == "true":
+        connection.execute("analyze pgmq.topic_bindings")
+    for number in range(7):  # beyond the fifth execution a plan may become generic
+        with metered(connection) as reading:
+            receipt = bus.publish(f"orders.{number}.placed", 1, connection=connection)
+        assert receipt.queues == 1
+        assert "topic_bindings" not in reading.scanned
+        assert reading.used["pgbus_bindings_by_ends"] <= 2
 
 
 def test_a_heartbeat_moves_no_index(queue: Queue) -> None:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import pytest
 
@@ -41,6 +42,46 @@ def test_a_remembered_route_sees_every_binding_committed_before(
     connection.execute("truncate pgmq.topic_bindings")
     assert bus.publish("orders.created", 1).queues == 0
     assert [len(shop.ids()) for shop in shops] == [3, 2]
+
+
+def test_whatever_pattern_matches_a_topic_is_found_by_its_ends(
+    connection: Connection, shops: tuple[Queue, Queue]
+) -> None:
+    """Wildcards within words, too, which pgmq takes from its other clients."""
+    connection.execute(
+        """
+        with recursive pattern(text, length) as (
+            select word, 1 from unnest(%(words)s::text[]) as word
+            union all
+            select text || '.' || word, length + 1 from pattern, unnest(%(words)s::text[]) as word
+            where length < 3
+        )
+        insert into pgmq.topic_bindings (pattern, queue_name) select text, 'billing' from pattern
+        """,
+        {"words": ["a", "b", "*", "#", "a*", "#b", "*a#"]},
+    )
+    [(at_its_ends,)] = connection.execute(
+        "select pg_get_expr(indexprs, indrelid) from pg_index "
+        "where indexrelid = 'pgmq.pgbus_bindings_by_ends'::regclass"
+    )
+    topics = [
+        ".".join(words)
+        for length in (1, 2, 3, 4)
+        for words in product(("a", "b", "ab"), repeat=length)
+    ]
+    [(matching, missed, others)] = connection.execute(
+        f"""
+        select count(*) filter (where matches), count(*) filter (where matches and not found),
+            count(*) filter (where not found)
+        from pgmq.topic_bindings b, unnest(%s::text[]) as topic, pgbus.ends(topic) as ends,
+            lateral (select topic ~ b.compiled_regex, {at_its_ends} = any (ends))
+                as x(matches, found)
+        """.encode(),
+        [topics],
+    )
+    assert missed == 0
+    assert matching > 1_000
+    assert others > 1_000
 
 
 def test_a_binding_that_is_not_committed_counts_for_its_own_transaction_alone(

@@ -83,6 +83,7 @@ def install(
     for migration in missing:
         yield from ask(_script(migration.text))
         yield from ask(Query(statement("migrate", "record"), _record(migration), nothing))
+    yield from ask(Query(statement("migrate", "attend_bindings"), (), nothing))
     made: list[str] = []
     if roles is None:
         yield from ask(Query(statement("migrate", "keep_roles"), (), nothing))
