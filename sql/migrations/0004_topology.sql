@@ -215,9 +215,12 @@ begin
     perform pgmq.drop_queue(p_name);
     perform pgmq.drop_queue(p_name || '_dlq');
     perform pgbus.degenerate(p_name);
-    -- Whoever still remembers it is told that it remembers wrong.
+    -- Whoever still remembers it is told that it remembers wrong: by an error, which takes back what
+    -- the same statement has put into other queues.
     execute format('create or replace function pgbus.%I(p_bodies text[], p_headers text[]) '
-        'returns integer language sql return null::integer', 'put_' || s);
+        'returns integer language plpgsql as %L', 'put_' || s,
+        format('begin raise undefined_table using message = %L; end',
+            format('pgmq.q_%s was dropped', p_name)));
     delete from pgbus.lease where subscription = s;
     delete from pgbus.attempt where subscription = s;
     update pgbus.scheduled set queues = array_remove(queues, p_name) where p_name = any (queues);

@@ -2,11 +2,14 @@
 
 import itertools
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from pgbus import Bus, Outgoing, Unroutable
+from pgbus import Bus, Outgoing, Receipt, StoreError, Unroutable
+from pgbus.threads.publisher import PART
 from tests.store.queue import Connection, Queue
+from tests.waiting import eventually
 
 ROUTES = {
     "a": ("billing",),
@@ -30,10 +33,10 @@ def shops(connection: Connection) -> Connection:
     return connection
 
 
-def stored(connection: Connection) -> dict[str, list[str]]:
+def stored(connection: Connection, *names: str) -> dict[str, list[str]]:
     """The bodies in each queue, oldest first."""
     found = {}
-    for name in NAMES:
+    for name in names or NAMES:
         rows = connection.execute(f"select message #>> '{{}}' from pgmq.q_{name} order by msg_id")
         found[name] = [body for (body,) in rows.fetchall()]
     return found
@@ -101,3 +104,59 @@ def test_what_is_remembered_of_a_dropped_subscription_is_used_no_more(
         1,
     ]
     assert stored(shops) == {"billing": ["1", "1", "3", "5"], "shipping": ["6"], "reports": []}
+
+
+COUNTS = pytest.mark.parametrize("count", [1, 2, 2 * PART], ids=["one", "some", "long"])
+
+
+def drop_amid_a_publish(
+    bus: Bus,
+    shops: Connection,
+    another: Callable[[], Connection],
+    aside: ThreadPoolExecutor,
+    count: int,
+    inside: Connection | None = None,
+) -> "Future[list[Receipt]]":
+    """Have a publish that remembers where to wait for `billing` until `shipping` is dropped."""
+    bus.publish("b", "0")
+    locking = another()
+    with locking.transaction():
+        locking.execute("lock table pgmq.q_billing in access exclusive mode")
+        publishing = aside.submit(
+            bus.publish_many,
+            [Outgoing("b", f"{n}") for n in range(1, count + 1)],
+            connection=inside,
+        )
+        waits = "select from pg_locks where relation = 'pgmq.q_billing'::regclass and not granted"
+        eventually(lambda: shops.execute(waits).rowcount == 1)
+        shops.execute("select pgbus.drop_subscription('shipping', true)")
+    return publishing
+
+
+@COUNTS
+def test_a_publish_amid_which_a_subscription_is_dropped_stores_each_event_once(
+    bus: Bus,
+    shops: Connection,
+    another: Callable[[], Connection],
+    aside: ThreadPoolExecutor,
+    count: int,
+) -> None:
+    publishing = drop_amid_a_publish(bus, shops, another, aside, count)
+    assert [one.queues for one in publishing.result()] == [1] * count
+    assert stored(shops, "billing") == {"billing": [f"{n}" for n in range(count + 1)]}
+
+
+@COUNTS
+def test_in_a_callers_transaction_it_is_refused_and_stores_nothing(
+    bus: Bus,
+    shops: Connection,
+    another: Callable[[], Connection],
+    aside: ThreadPoolExecutor,
+    count: int,
+) -> None:
+    publishing = drop_amid_a_publish(bus, shops, another, aside, count, another())
+    with pytest.raises(StoreError, match="dropped or renamed") as refused:
+        publishing.result()
+    assert not refused.value.outcome_unknown
+    assert stored(shops, "billing") == {"billing": ["0"]}
+    assert bus.publish("b", "again").queues == 1

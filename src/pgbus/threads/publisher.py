@@ -169,10 +169,18 @@ class Publisher:
         return list(self._combiner.run(events))
 
     def _store(self, events: Sequence[Encoded]) -> list[Receipt]:
-        receipts = self._pool.run(lambda: self.operation(events), changes=True, within=_within())
+        try:
+            receipts = self._store_once(events)
+        except StoreError as error:
+            if not _lacks_queue(error):
+                raise
+            receipts = self._store_once(events)  # by now it is known where to
         if self.routes.tailed:
             self._sweep_tails()
         return receipts
+
+    def _store_once(self, events: Sequence[Encoded]) -> list[Receipt]:
+        return self._pool.run(lambda: self.operation(events), changes=True, within=_within())
 
     def _sweep_tails(self) -> None:
         """Drop what killed tails left, which makes publishing slow; workers do so, too."""
@@ -194,6 +202,25 @@ class Publisher:
         """Store one part while encoding the next; all of them in one transaction."""
         events: list[Encoded] = []
         receipts: list[Receipt] = []
+        try:
+            self._send_parts(items, events, receipts)
+        except StoreError as error:
+            if not _lacks_queue(error):
+                raise
+        if len(receipts) == len(items):
+            return receipts
+        # What is remembered of some topic does not do: the server has to decide.
+        return self._store(events + self._encode_all(items[len(events) :], len(events)))
+
+    def _send_parts(
+        self, items: Sequence[Event | Outgoing], events: list[Encoded], receipts: list[Receipt]
+    ) -> None:
+        """Store items where their topics are remembered to lead, or none of them.
+
+        Parameters:
+            events: gets those that were encoded.
+            receipts: gets a receipt for each item, or fewer where nothing was stored.
+        """
         with (
             self._pool.connection(changes=True, within=_within()) as connection,
             connection.pipeline(),
@@ -213,10 +240,11 @@ class Publisher:
                 if stored is None:
                     raise psycopg.Rollback
                 receipts += stored
-        if len(receipts) == len(items):
-            return receipts
-        # What is remembered of some topic does not do: the server has to decide.
-        return self._store(events + self._encode_all(items[len(events) :], len(events)))
+
+
+def _lacks_queue(error: StoreError) -> bool:
+    """Return whether a queue was dropped or renamed meanwhile, so that nothing was stored."""
+    return isinstance(error.__cause__, psycopg.errors.UndefinedTable)
 
 
 def _commits_alone(connection: "psycopg.Connection[Any]") -> bool:
