@@ -37,6 +37,16 @@ def test_a_statement_is_prepared_once(statements: Prepared, connection: Connecti
     assert names(connection) == ["pgbus_1", "pgbus_2"]
 
 
+def test_a_parameter_that_stands_in_several_places_is_sent_once(
+    statements: Prepared, connection: Connection
+) -> None:
+    text = b"select %(a)b::integer + %(b)b::integer * %(a)b::integer"
+    assert prepared._parse(text).names == ("a", "b")
+    assert statements.execute(Query(text, {"a": 2, "b": 5}, number)) == [12]
+    [(statement,)] = connection.execute("select statement from pg_prepared_statements").fetchall()
+    assert statement == "select $1::integer + $2::integer * $1::integer"
+
+
 def test_the_types_of_parameters_may_change(statements: Prepared) -> None:
     def typed(value: Any) -> list[str]:
         text = b"select pg_typeof(%(value)b)::text"

@@ -105,12 +105,11 @@ class Prepared:
 
 @functools.lru_cache(maxsize=1024)
 def _parse(text: bytes) -> _Text:
-    """Number the placeholders of a statement, each of which has a name of its own."""
-    found = [(name.decode(), how.decode()) for name, how in _PLACEHOLDER.findall(text)]
-    numbers = iter(range(1, len(found) + 1))
-    numbered = _PLACEHOLDER.sub(lambda _: b"$%d" % next(numbers), text)
+    """Number the placeholders of a statement; one that stands in several places is sent once."""
+    found = list(dict.fromkeys(_PLACEHOLDER.findall(text)))
+    numbers = {placeholder: b"$%d" % place for place, placeholder in enumerate(found, 1)}
     return _Text(
-        numbered,
-        tuple(name for name, _ in found),
-        tuple(PyFormat(how) for _, how in found),
+        _PLACEHOLDER.sub(lambda match: numbers[match.groups()], text),
+        tuple(name.decode() for name, _ in found),
+        tuple(PyFormat(how.decode()) for _, how in found),
     )
