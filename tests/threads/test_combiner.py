@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
 
 from pgbus import Bus, Event, PayloadError, StoreError
@@ -109,6 +110,54 @@ def test_where_the_outcome_is_unknown_it_is_for_everyone() -> None:
     assert all(isinstance(error, StoreError) and error.outcome_unknown for error in errors)
     assert len(set(map(id, errors))) == 3
     assert len(store.batches) == 2
+
+
+def refusal(cause: psycopg.Error) -> StoreError:
+    error = StoreError("the database did not take it")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        psycopg.OperationalError("no route to it"),
+        psycopg.errors.ConnectionException(),
+        psycopg.errors.ReadOnlySqlTransaction(),
+        psycopg.errors.TooManyConnections(),
+        psycopg.errors.LockNotAvailable(),
+        psycopg.errors.AdminShutdown(),
+    ],
+    ids=lambda cause: type(cause).__name__,
+)
+def test_where_the_database_is_away_everybody_hears_of_it_at_once(cause: psycopg.Error) -> None:
+    store = Store()
+    store.error = lambda: refusal(cause)
+    errors = combined(store, [[1], [2], [3]])
+    assert len(store.batches) == 2
+    assert len(set(map(id, errors))) == 3
+    for error in errors:
+        assert isinstance(error, StoreError)
+        assert (str(error), error.outcome_unknown) == ("the database did not take it", False)
+        assert error.__cause__ is cause
+
+
+def test_where_every_connection_is_busy_everybody_hears_of_it_at_once() -> None:
+    store = Store()
+    store.error = lambda: StoreError("all of them are busy")
+    assert [str(error) for error in combined(store, [[1], [2]])] == ["all of them are busy"] * 2
+    assert len(store.batches) == 2
+
+
+@pytest.mark.parametrize(
+    "cause", [psycopg.errors.NotNullViolation(), psycopg.errors.DeadlockDetected()]
+)
+def test_what_the_database_refuses_is_tried_one_by_one(cause: psycopg.Error) -> None:
+    store = Store()
+    store.error = lambda: refusal(cause)
+    errors = combined(store, [[1], [2]])
+    assert store.batches == [[0], [1, 2], [1], [2]]
+    assert all(isinstance(error, StoreError) and error.__cause__ is cause for error in errors)
 
 
 def two_behind_another(

@@ -43,6 +43,8 @@ WINDOW = 0.05
 """Seconds over which that is looked at."""
 MOST_ITEMS = 500
 """Items in one commit; a call with more of them is not combined with others."""
+NOBODYS = ("08", "25", "53", "55", "57")
+"""Classes of the errors that say how the server is, whatever it is asked to store."""
 
 
 class _Entry(Generic[T, R]):
@@ -188,7 +190,7 @@ class Combiner(Generic[T, R]):
             self._try(batch)
         except BaseException:
             for entry in batch[1:]:
-                entry.error = entry.error or _unknown()
+                entry.error = entry.error or _interrupted()
             raise
         finally:
             try:
@@ -204,9 +206,9 @@ class Combiner(Generic[T, R]):
         except PgbusError as error:
             if len(batch) == 1:
                 batch[0].error = error
-            elif isinstance(error, StoreError) and error.outcome_unknown:
+            elif isinstance(error, StoreError) and _is_of_all(error):
                 for entry in batch:
-                    entry.error = _unknown(error)
+                    entry.error = _again(error)
             else:  # one of them is at fault
                 for entry in batch:
                     self._try([entry])
@@ -217,10 +219,23 @@ class Combiner(Generic[T, R]):
             first += len(entry.items)
 
 
-def _unknown(cause: StoreError | None = None) -> StoreError:
+def _is_of_all(error: StoreError) -> bool:
+    """Return whether an error has nothing to do with what was to be stored.
+
+    Each of many would wait for the database, one after the other, only to be told the same.
+    """
+    sqlstate = getattr(error.__cause__, "sqlstate", None)
+    return error.outcome_unknown or sqlstate is None or sqlstate[:2] in NOBODYS
+
+
+def _again(error: StoreError) -> StoreError:
     """Return an error for one of several callers: an instance cannot be raised in two threads."""
+    again = StoreError(str(error), outcome_unknown=error.outcome_unknown)
+    again.__cause__ = error.__cause__
+    return again
+
+
+def _interrupted() -> StoreError:
+    """Return an error for one of those whose leader was interrupted."""
     text = "the publish was interrupted; whether it was committed is unknown"
-    error = StoreError(text if cause is None else str(cause), outcome_unknown=True)
-    if cause is not None:
-        error.__cause__ = cause.__cause__
-    return error
+    return StoreError(text, outcome_unknown=True)
