@@ -7,7 +7,7 @@ from statistics import quantiles
 
 from benchmarks.crowd import crowd
 from benchmarks.measure import Case, Series
-from benchmarks.pace import Paced
+from benchmarks.pace import Paced, too_slow
 from benchmarks.report import Figure, Report
 from benchmarks.run import Opened, Run, describe, find
 from benchmarks.tally import Job
@@ -80,7 +80,8 @@ def _at(
         for one in found:
             rounds = taken[one.contender][-len(one.values) :]
             reached = min(rates[one.contender][-len(one.values) :])
-            note = "" if reached > 0.95 * rate else f"published {reached:,.0f}/s only"
+            slow = too_slow(reached, rate)
+            note = f"published {slow} only" if slow else ""
             series.append(
                 Series(
                     shape=f"{rate:,} events/s, {measure}",

@@ -1,7 +1,7 @@
 """Events at a steady rate."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import overload
 
 from benchmarks.orders import order
@@ -10,6 +10,34 @@ from pgbus import Event
 KEYS = 1_000
 PATIENCE = 1.5
 """A publisher that cannot keep pace ends after so many times the time it was given."""
+ENOUGH = 0.95
+"""Of the rate that was intended: who stays below has measured something else."""
+
+
+def steadily(
+    rate: float, size: int, publish: Callable[[int], object], more: Callable[[int], bool]
+) -> float:
+    """Publish batches when they are due; return the events a second that this came to.
+
+    Parameters:
+        rate: events a second.
+        size: of a batch.
+        publish: publishes the batch that begins with the event of this number.
+        more: whether to go on after so many events.
+    """
+    start = time.monotonic()
+    count = 0
+    while more(count):
+        publish(count)
+        count += size
+        # To the end of the last batch's time, too: it would make the rate too high otherwise.
+        time.sleep(max(0.0, start + count / rate - time.monotonic()))
+    return count / max(time.monotonic() - start, 1e-9)
+
+
+def too_slow(reached: float, wanted: float) -> str:
+    """Return the rate that was reached; nothing where it was the one that is wanted."""
+    return "" if reached >= ENOUGH * wanted else f"{reached:,.0f} events/s"
 
 
 class Paced(Sequence[Event]):

@@ -29,6 +29,8 @@ class Figure(msgspec.Struct, kw_only=True):
     unit: str = "×"
     basis: str = ""
     """What was compared with what."""
+    only: str = ""
+    """What less than intended it was measured at, where that is too little to say "reached"."""
     family: str = ""
     """What it is one of many of, which are one line of an overview."""
 
@@ -38,11 +40,23 @@ class Figure(msgspec.Struct, kw_only=True):
         return statistics.median(self.values)
 
     @property
-    def met(self) -> bool:
-        """Whether it was reached."""
+    def missed(self) -> bool:
+        """Whether it was not reached: what is too dear at less than intended is so at more."""
         if self.bound == "at least":
-            return self.reached >= self.wanted
-        return self.reached <= self.wanted
+            return self.reached < self.wanted
+        return self.reached > self.wanted
+
+    @property
+    def verdict(self) -> str:
+        """What to say of it in a word, or in a few."""
+        if self.missed:
+            return "MISSED"
+        return f"only at {self.only}" if self.only else "reached"
+
+    @property
+    def met(self) -> bool:
+        """Whether it was reached, and at what was intended."""
+        return self.verdict == "reached"
 
 
 def compared(
@@ -114,7 +128,7 @@ def _figure_rows(figures: Sequence[Figure]) -> Sequence[Sequence[str]]:
             _with_unit(number(one.reached), one),
             _spread(one.values) if len(one.values) > 1 else "",
             f"{one.bound} {number(one.wanted)}",
-            "reached" if one.met else "MISSED",
+            one.verdict,
             one.basis,
         )
         for one in figures
@@ -135,14 +149,14 @@ def _overview_row(group: Sequence[Figure]) -> Sequence[str]:
     if len(group) == 1:
         [row] = _figure_rows(group)
         return row
-    missed = [one for one in group if not one.met]
+    missed = [one for one in group if one.missed]
     compared_with = [_missed(one) for one in missed] or dict.fromkeys(one.basis for one in group)
     return (
         f"{group[0].family}: {len(group)} figures",
         _with_unit(_spread([one.reached for one in group]), group[0]),
         "",
         f"{group[0].bound} {number(group[0].wanted)}",
-        f"MISSED by {len(missed)}" if missed else "reached",
+        f"MISSED by {len(missed)}" if missed else max(group, key=lambda one: one.only).verdict,
         "; ".join(compared_with),
     )
 
@@ -213,7 +227,7 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _style(cell: str) -> str:
-    return "bold red" if cell.startswith("MISSED") else ""
+    return "bold red" if cell.startswith(("MISSED", "only at")) else ""
 
 
 def markdown(reports: Sequence[Report]) -> str:
@@ -249,7 +263,12 @@ def write_json(reports: Sequence[Report], path: Path) -> None:
         {
             **msgspec.to_builtins(report),
             "figures": [
-                {**msgspec.to_builtins(one), "reached": one.reached, "met": one.met}
+                {
+                    **msgspec.to_builtins(one),
+                    "reached": one.reached,
+                    "met": one.met,
+                    "verdict": one.verdict,
+                }
                 for one in report.figures
             ],
             "series": [

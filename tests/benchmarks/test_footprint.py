@@ -1,21 +1,27 @@
-"""How a value went over a sustained run."""
+"""No figure is said to be reached at a rate that was not."""
 
-import pytest
-from benchmarks.sustained import course
+from benchmarks.footprint import BURST_BATCHES, NOTIFICATIONS, PUBLISHED, notified, storm
+from benchmarks.measure import Series
 
 
-@pytest.mark.parametrize(
-    ("values", "shown"),
-    [
-        ([float(n) for n in range(9)], "0, 2, 4, 6, 8"),
-        (
-            [7_130.0, 48_704.0, 48_704.0, 48_704.0, 48_708.2],
-            "7,130, 48,704, 48,704, 48,704, 48,708",
-        ),
-        ([3.0], "3, 3, 3, 3, 3"),
-    ],
-)
-def test_a_course_begins_at_the_first_value_and_ends_at_the_last(
-    values: list[float], shown: str
-) -> None:
-    assert course(values) == f"at first and by quarters: {shown}"
+def figure_of(sent: float, published: float) -> tuple[str, str]:
+    size = BURST_BATCHES[0]
+    measured = [
+        Series(shape=storm(size), contender=name, unit="/s", values=[value])
+        for name, value in ((NOTIFICATIONS, sent), (PUBLISHED, published))
+    ]
+    [figure] = notified(measured)
+    return figure.verdict, figure.basis
+
+
+def test_few_notifications_at_the_rate_are_what_is_wanted() -> None:
+    assert figure_of(0.6, 19_500.0) == ("reached", "19,500 events/s were published")
+
+
+def test_few_notifications_at_a_lower_rate_say_which() -> None:
+    verdict = "only at 12,345 events/s"
+    assert figure_of(0.6, 12_345.0) == (verdict, "12,345 events/s were published")
+
+
+def test_many_notifications_are_too_many_at_any_rate() -> None:
+    assert figure_of(45.0, 12_345.0)[0] == "MISSED"
