@@ -1,44 +1,20 @@
 """Who is compared on the real data; and that a round of broken order counts for nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 from benchmarks.crowd import Crowd, Progress
 from benchmarks.measure import Case
 from benchmarks.orders import orders
-from benchmarks.peers import PGBUS, traits
+from benchmarks.peers import PGBUS
 from benchmarks.run import Opened, Run
 from benchmarks.server import Server
-from benchmarks.tally import Counter, Job, Ledger, Tally
+from benchmarks.tally import Job, Ledger, Tally
 
 from benchmarks import handle
 from pgbus import Event
-
-
-class Still:
-    """A peer that is told of events, and delivers none."""
-
-    def __init__(self, name: str) -> None:
-        self.traits = traits(name)
-
-    def open(self) -> None:
-        pass
-
-    def clear(self, kind: str) -> None:
-        pass
-
-    def publish_each(self, events: Sequence[Event], callers: int) -> None:
-        pass
-
-    def publish_many(self, events: Sequence[Event], size: int) -> None:
-        pass
-
-    def consume(self, job: Job, counter: Counter) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+from tests.benchmarks.still import Still
 
 
 class Dry(Run):
