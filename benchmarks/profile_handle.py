@@ -17,6 +17,7 @@ from benchmarks.tally import THREADS
 from pgbus import Bus, Event
 
 TEN, ONE, TRANSACTION = "handle 10 events a key", "handle one event a key", "handle in transactions"
+ONE_KEY = "handle one key"
 ONE_THREAD = f"{TEN}, one thread"
 OFTEN = f"{TEN}, threads switched every 0.5 ms"
 PATIENCE = 120.0
@@ -34,6 +35,7 @@ def handle(run: Run, ours: Opened) -> list[Case]:
         (ONE_THREAD, ten, False, 1, SWITCH),
         (OFTEN, ten, False, THREADS, 0.0005),
         (ONE, orders(many, many), False, THREADS, SWITCH),
+        (ONE_KEY, orders(few, 1), False, THREADS, SWITCH),
         (TRANSACTION, orders(few, few), True, THREADS, SWITCH),
     ):
         spend = partial(
