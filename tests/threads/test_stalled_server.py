@@ -63,7 +63,9 @@ def test_a_handlers_commit_that_gets_no_reply(
     assert "got no reply" in caplog.text
 
 
-def test_a_publish_that_gets_no_reply(bus: Bus, halt: Halt) -> None:
+@pytest.fixture
+def halted(bus: Bus, halt: Halt) -> None:
+    """The one session by which the bus has published stands still."""
     bus.publish("orders.created", {})
     with psycopg.connect(bus.dsn) as connection:
         [(pid,)] = connection.execute(
@@ -71,7 +73,32 @@ def test_a_publish_that_gets_no_reply(bus: Bus, halt: Halt) -> None:
             "where application_name like 'pgbus%' and pid <> pg_backend_pid()"
         ).fetchall()
     halt(pid)
+
+
+def test_a_publish_that_gets_no_reply(bus: Bus, halted: None) -> None:
     with pytest.raises(StoreError, match="not answered") as caught:
         bus.publish("orders.created", {})
     assert caught.value.outcome_unknown
+    bus.publish("orders.created", {})
+
+
+def test_a_type_whose_recording_gets_no_reply(bus: Bus, halted: None) -> None:
+    with pytest.raises(StoreError, match="not answered") as caught:
+        bus.publish(Created(order="a"))
+    assert not caught.value.outcome_unknown
+    bus.publish(Created(order="a"))
+
+
+def test_nobody_waits_for_ever_for_another_that_records_a_type(bus: Bus) -> None:
+    with bus._contracts._lock, pytest.raises(StoreError, match="not answered") as caught:
+        bus.publish(Created(order="a"))
+    assert not caught.value.outcome_unknown
+    bus.publish(Created(order="a"))
+
+
+def test_a_sweep_of_tails_that_gets_no_reply(
+    bus: Bus, halted: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    bus._publisher._sweep_tails()
+    assert "not answered" in caplog.text
     bus.publish("orders.created", {})

@@ -64,12 +64,14 @@ class Contracts:
             self._renew_at = now + RENEW
             self.published = set()
 
-    def publish(self, kind: type, topic: str, ask: Ask) -> None:
+    def publish(self, kind: type, topic: str, ask: Ask, within: float) -> None:
         """Record a type at its first publish by this process.
 
         Parameters:
             kind: of the payload: an event type, or anything.
             topic: under which it is published.
+            ask: gives up a server that says nothing for ``within`` seconds.
+            within: for so long another thread that records a type is waited for.
 
         Raises:
             SchemaConflict: the registry knows it otherwise, and the check is ``"error"``.
@@ -80,10 +82,15 @@ class Contracts:
             return
         if kind.__event_topic__ != topic:
             return  # published under a topic that is not the type's own: it defines nothing there
-        with self._lock:  # one thread asks, the others wait for the answer
+        # One thread asks, the others wait for the answer; not each for those before it in turn.
+        if not self._lock.acquire(timeout=within):
+            raise StoreError(f"the server has not answered for {within:.0f} s")
+        try:
             if kind not in self.published:
                 self._record_published(kind, ask)
                 self.published.add(kind)
+        finally:
+            self._lock.release()
 
     def _record_published(self, kind: type[Event], ask: Ask) -> None:
         schema, downcasts = _described(kind), downcast_versions(kind)

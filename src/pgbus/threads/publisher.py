@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -88,7 +89,9 @@ class Publisher:
     def _record_type(self, item: Event | Outgoing, encoded: Encoded) -> None:
         payload = item.payload if isinstance(item, Outgoing) else item
         if type(payload) not in self._contracts.published:
-            self._contracts.publish(type(payload), encoded.topic, self._pool.run)
+            within = _within()
+            ask = partial(self._pool.run, within=within)
+            self._contracts.publish(type(payload), encoded.topic, ask, within)
 
     def _encode_all(
         self, items: Sequence[Event | Outgoing], first: int | None = None
@@ -189,7 +192,7 @@ class Publisher:
             return
         self._next_sweep = now + SWEEP
         try:
-            self._pool.run(tail.sweep)
+            self._pool.run(tail.sweep, within=_within())
         except StoreError as error:  # what was published stays published
             logger.warning("what tails have left could not be swept: %s", error)
 
