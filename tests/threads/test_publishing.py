@@ -321,3 +321,21 @@ def test_a_closed_bus_says_so(make_bus: Callable[..., Bus]) -> None:
     bus.close()
     with pytest.raises(ConfigurationError, match="closed"):
         bus.publish("a", 1)
+
+
+def test_what_is_stored_as_the_bus_is_closed_is_not_said_to_be_refused(
+    declared: Bus, make_bus: Callable[..., Bus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = declared._pool
+    run = pool.run
+
+    def close_behind(operation: Any, **how: Any) -> Any:
+        stored = run(operation, **how)
+        declared.close()
+        return stored
+
+    declared.publish("orders.created", 1)
+    declared._publisher.routes.tailed = True
+    monkeypatch.setattr(pool, "run", close_behind)
+    assert declared.publish("orders.created", 2).queues == 2
+    assert ready(make_bus()) == {"audit": 2, "billing": 2}

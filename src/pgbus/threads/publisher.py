@@ -15,7 +15,7 @@ from psycopg.pq import TransactionStatus
 
 from pgbus.core.encoding import Encoded, Encoder
 from pgbus.core.ids import RANDOM_BYTES, STEP_BYTES, new_event_ids
-from pgbus.errors import ConfigurationError, InvalidTopic, PayloadError, StoreError
+from pgbus.errors import ConfigurationError, InvalidTopic, PayloadError, PgbusError, StoreError
 from pgbus.model.envelope import Outgoing, Receipt
 from pgbus.model.event import Event
 from pgbus.store import migrate, tail
@@ -193,7 +193,7 @@ class Publisher:
         self._next_sweep = now + SWEEP
         try:
             self._pool.run(tail.sweep, within=_within())
-        except StoreError as error:  # what was published stays published
+        except PgbusError as error:  # what was published stays published
             logger.warning("what tails have left could not be swept: %s", error)
 
     def _knows_types_of(self, items: Sequence[Event | Outgoing]) -> bool:
