@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from itertools import count as numbers
+from uuid import uuid4
 
 import psycopg
 
 from benchmarks import floors
 from benchmarks.measure import Case, Series, rate
-from benchmarks.orders import KINDS, batches, orders
+from benchmarks.orders import batches, orders
 from benchmarks.peers import PGBUS, Peer
 from benchmarks.peers.pgbus import Pgbus, declare
 from benchmarks.report import Figure, Report, compared
@@ -24,8 +26,15 @@ SLOW = {"procrastinate": 5}
 SLOW_COMMIT = 2000
 """Microseconds that a slow disk takes to flush."""
 ON_SLOW_DISK = f", a flush taking {SLOW_COMMIT / 1000:g} ms more"
-FAN_OUT = (1, 3, 10)
+FAN_OUT = (1, 3, 10, 20)
+"""More queues than 16 are filled in another way (``MOST_QUEUES`` in ``pgbus.store.put``)."""
 BINDINGS = (1, 100, 10_000)
+NEW_TOPICS = "one by one, each to a topic of its own"
+SHARED_ENDS = "that begin and end alike"
+FEW_TOPICS = 5
+"""Where patterns begin and end alike, each of them is tried for every new topic: a tenth of a
+second and more."""
+IDS = "one by one, each with an id"
 RAW_INSERT, RAW_COPY = "raw INSERT and commit", "raw COPY"
 RAW_COPY_READY = "raw COPY, text made beforehand"
 
@@ -48,7 +57,7 @@ def publish(run: Run) -> Report:
             cases += _plain(contenders[name], many, few)
         series = run.rounds(sorted(cases, key=_place))
     series += _real_data(run, names)
-    for more in (_slow_commits, _transactions, _fan_outs, _many_bindings):
+    for more in (_slow_commits, _transactions, _identified, _fan_outs, _many_bindings):
         with ExitStack() as stack:
             series += run.rounds(more(run, stack, few))
     durable = [one.title for one in contenders.values() if one.peer.traits.durable]
@@ -57,6 +66,8 @@ def publish(run: Run) -> Report:
         question="how many events a second can one process publish, each confirmed as committed?",
         setup=[
             f"the 350-byte order, {run.events:,} events in 1,000 keys a run ({few:,} one by one)",
+            "bindings: 100 and 10,000 patterns with ends of their own (other7.*.placed);",
+            f"of patterns {SHARED_ENDS} (*.other7.*), the server tries each for a new topic: no figure",
             run.method,
             *describe(names),
         ],
@@ -201,6 +212,23 @@ def _transactions(run: Run, stack: ExitStack, few: int) -> list[Case]:
     ]
 
 
+def _identified(run: Run, stack: ExitStack, few: int) -> list[Case]:
+    """Publish with ids, each of which the server has to look for among those that came before."""
+    peer = _ready(stack, stack.enter_context(run.server.database()))
+    events = orders(few, 1000)
+
+    def once() -> float:
+        ids = [uuid4() for _ in events]
+
+        def work() -> None:
+            for event, id_ in zip(events, ids, strict=True):
+                peer.bus.publish(event, id=id_)
+
+        return rate(few, work)
+
+    return [Case(IDS, "pgbus", once, ours=True)]
+
+
 def _fan_outs(run: Run, stack: ExitStack, few: int) -> list[Case]:
     cases = []
     for count in FAN_OUT:
@@ -215,16 +243,33 @@ def _fan_outs(run: Run, stack: ExitStack, few: int) -> list[Case]:
 
 def _many_bindings(run: Run, stack: ExitStack, few: int) -> list[Case]:
     cases = []
-    topic = str(KINDS["order"].__event_topic__)
     for count in BINDINGS:
-        dsn = stack.enter_context(run.server.database())
-        declare(dsn, "order", "wanted", topic)
-        if count > 1:
-            declare(dsn, "order", "others", *(f"other{n}.*.placed" for n in range(count - 1)))
-        bus = stack.enter_context(Bus(dsn, service="bench"))
+        bus = _bound(run, stack, *(f"other{n}.*.placed" for n in range(count - 1)))
         title = f"{count:,} binding{'s' if count > 1 else ''}"
-        cases += _both(bus, title, run.events, few)
-    return cases
+        cases += [*_both(bus, title, run.events, few), _new_topics(bus, title, few)]
+    alike = _bound(run, stack, *(f"*.other{n}.*" for n in range(BINDINGS[-1] - 1)))
+    title = f"{BINDINGS[-1]:,} bindings {SHARED_ENDS}"
+    return [*cases, _new_topics(alike, title, min(few, FEW_TOPICS))]
+
+
+def _bound(run: Run, stack: ExitStack, *others: str) -> Bus:
+    """Return a bus whose orders are wanted, beside what is bound to these patterns."""
+    dsn = stack.enter_context(run.server.database())
+    declare(dsn, "order", "wanted", "orders.*")
+    if others:
+        declare(dsn, "order", "others", *others)
+    return stack.enter_context(Bus(dsn, service="bench"))
+
+
+def _new_topics(bus: Bus, title: str, few: int) -> Case:
+    """Publish to topics that nobody has published to before: the server has to look each up."""
+    events, fresh = orders(few, 1000), numbers()
+
+    def once() -> None:
+        for event in events:
+            bus.publish(f"orders.number_{next(fresh)}", event)
+
+    return Case(f"{title}, {NEW_TOPICS}", "pgbus", lambda: rate(few, once), ours=True)
 
 
 def _both(bus: Bus, title: str, many: int, few: int) -> list[Case]:
@@ -265,7 +310,7 @@ def _figures(series: Sequence[Series], durable_peers: Sequence[str]) -> list[Fig
     for what, shape, other, least in wanted:
         ours, theirs = find(series, shape, "pgbus"), find(series, shape, other)
         found += compared(what, ours, theirs, "at least", least)
-    for how in ("one by one", batch(100)):
+    for how in ("one by one", batch(100), NEW_TOPICS):
         most, one = (find(series, f"{n}, {how}", "pgbus") for n in _binding_titles())
         found += compared(f"10,000 bindings to one, {how}", most, one, "at least", 0.5)
     return found
