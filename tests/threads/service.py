@@ -5,6 +5,7 @@ It prints a line for whatever happens, so that a test can follow.
 
 import logging
 import os
+import signal
 import sys
 import threading
 from typing import Any
@@ -98,7 +99,37 @@ def preloaded() -> None:
     bus.close()
 
 
-PARTS: dict[str, Any] = {one.__name__: one for one in (stubborn, hasty, forking, preloaded)}
+def forked_amid() -> None:
+    """Fork while another thread is within each of the locks, and publish in the child."""
+    bus = Bus(service="amid")
+    bus.publish("orders.created", {"order": "a"})  # whose type is not recorded by that
+    locks = (bus._publisher._lock, bus._contracts._lock, bus._pool._lock, bus._lock)
+    for n, lock in enumerate(locks):
+        held, forked = threading.Event(), threading.Event()
+        holder = threading.Thread(target=hold, args=(lock, held, forked))
+        holder.start()
+        held.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(15)
+            bus.publish(Created(order="a", n=n))
+            bus.close()
+            os._exit(0)
+        say("child", n, "ended with", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        forked.set()
+        holder.join()
+    bus.close()
+
+
+def hold(lock: Any, held: threading.Event, until: threading.Event) -> None:
+    with lock:
+        held.set()
+        until.wait()
+
+
+PARTS: dict[str, Any] = {
+    one.__name__: one for one in (stubborn, hasty, forking, preloaded, forked_amid)
+}
 
 if __name__ == "__main__":
     PARTS[sys.argv[1]]()

@@ -214,3 +214,10 @@ def test_a_bus_that_was_used_before_a_fork_works_in_the_children(start: Start, b
     assert {"handled 1", "handled 2", "handled 3"} <= set(output.splitlines())
     [status] = bus.status()
     assert (status.ready, status.in_flight, status.workers) == (1, 0, 0)
+
+
+def test_what_other_threads_did_at_a_fork_does_not_stop_the_child(start: Start, bus: Bus) -> None:
+    output, errors = start("forked_amid").communicate(timeout=120)
+    assert output.splitlines() == [f"child {n} ended with 0" for n in range(4)], errors
+    [status] = bus.status()
+    assert status.ready == 5

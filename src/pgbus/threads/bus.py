@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -149,6 +150,7 @@ class Bus(Administration):
         self._engine: Engine | None = None
         self._subscriptions: list[Subscription] = []
         self._closed = False
+        _buses.add(self)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "running" if self._engine else "stopped"
@@ -522,6 +524,13 @@ class Bus(Administration):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _renew(self) -> None:
+        """Make the locks anew, in the child of a fork."""
+        self._lock = threading.RLock()
+        self._contracts.renew()
+        self._pool.renew()
+        self._publisher.renew()
+
     # Guards.
 
     def _names(self) -> list[str]:
@@ -546,6 +555,19 @@ class Bus(Administration):
                 "threads and connections are that one's; make a new Bus in the child, or start it "
                 "after the fork"
             )
+
+
+# Written by Bus, read by the child of a fork. Whatever lock a thread of the parent's was within, it
+# stays locked there for ever.
+_buses: "weakref.WeakSet[Bus]" = weakref.WeakSet()
+
+
+def _renew_in_child() -> None:
+    for bus in list(_buses):
+        bus._renew()
+
+
+os.register_at_fork(after_in_child=_renew_in_child)
 
 
 def _check_timeout(timeout: Any) -> None:

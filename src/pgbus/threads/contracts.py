@@ -54,6 +54,10 @@ class Contracts:
         self.published: set[type] = set()
         self._renew_at = 0.0
 
+    def renew(self) -> None:
+        """Begin anew in the child of a fork, where nobody lets go of what the parent's held."""
+        self._lock = threading.Lock()
+
     def expire(self, now: float) -> None:
         """Let types be recorded again once an hour, so that it shows who still publishes them.
 

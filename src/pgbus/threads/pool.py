@@ -111,6 +111,10 @@ class Pool:
         self._process = 0
         self._closed = False
 
+    def renew(self) -> None:
+        """Begin anew in the child of a fork, where nobody lets go of what the parent's held."""
+        self._lock = threading.Lock()
+
     def run(
         self,
         operation: Callable[[], Operation[R]],

@@ -58,7 +58,11 @@ class Publisher:
         self._checked = False
         self._next_sweep = 0.0
         self._combiner: Combiner[Encoded, Receipt] = Combiner(self._store)
-        self._process = os.getpid()
+
+    def renew(self) -> None:
+        """Begin anew in the child of a fork, where nobody lets go of what the parent's held."""
+        self._lock = threading.Lock()
+        self._combiner = Combiner(self._store)
 
     def encode(
         self,
@@ -166,9 +170,6 @@ class Publisher:
         if not self._checked:  # what is wrong then is nobody else's
             self._pool.open()
             self._checked = True
-        if self._process != os.getpid():  # after a fork the parent's may be locked for ever
-            self._combiner = Combiner(self._store)
-            self._process = os.getpid()
         return list(self._combiner.run(events))
 
     def _store(self, events: Sequence[Encoded]) -> list[Receipt]:
