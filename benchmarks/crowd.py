@@ -59,6 +59,11 @@ class Crowd:
         """How many events came twice, or after a later one of their key; 0 without a ledger."""
         return sum(tally.misplaced for tally in self.tallies)
 
+    def check_order(self, where: str) -> None:
+        """Raise where an event came twice or out of order."""
+        if self.misplaced:
+            raise RuntimeError(f"{self.misplaced} events twice or out of order in {where!r}")
+
     @property
     def pids(self) -> list[int]:
         """The processes' ids."""

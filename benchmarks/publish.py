@@ -67,7 +67,7 @@ def publish(run: Run) -> Report:
         setup=[
             f"the 350-byte order, {run.events:,} events in 1,000 keys a run ({few:,} one by one)",
             "bindings: 100 and 10,000 patterns with ends of their own (other7.*.placed);",
-            f"of patterns {SHARED_ENDS} (*.other7.*), the server tries each for a new topic: no figure",
+            f"of patterns {SHARED_ENDS} (*.other7.*), each is tried for a new topic: no figure",
             run.method,
             *describe(names),
         ],

@@ -1,13 +1,16 @@
 """Counting what consuming processes handle, in memory that they share with the measuring one."""
 
 import multiprocessing
+import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, MutableMapping, MutableSequence
 from multiprocessing.context import SpawnContext
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from benchmarks.orders import position
+from pgbus.model.config import OnExhausted
 from pgbus.model.event import Event, key_of
 
 SPAWN: SpawnContext = multiprocessing.get_context("spawn")
@@ -29,6 +32,8 @@ class Job(NamedTuple):
     """Seconds that the handler sleeps."""
     threads: int = THREADS
     """How many of pgbus's call the handler."""
+    on_exhausted: OnExhausted = "skip"
+    """Whether pgbus parks a key behind a dead letter."""
 
 
 class Tally:
@@ -64,6 +69,8 @@ class Ledger:
         events: one at least of every key that will come.
     """
 
+    _last: MutableMapping[str | int, int] | MutableSequence[int]
+
     def __init__(self, events: Iterable[Event]) -> None:
         names = dict.fromkeys(_line(event) for event in events)
         self._places = {name: place for place, name in enumerate(names)}
@@ -72,11 +79,44 @@ class Ledger:
 
     def enter(self, event: Event) -> bool:
         """Note an event; return whether it comes after all of its key that came before."""
-        place, number = self._places[_line(event)], _number(event)
+        place, number = self._place(event), _number(event)
         with self._lock:
             last = int(self._last[place])
             self._last[place] = max(number, last)
         return number > last
+
+    def _place(self, event: Event) -> Any:
+        return self._places[_line(event)]
+
+
+class Notebook(Ledger):
+    """The same for one process alone, which need not know a million keys beforehand.
+
+    Parameters:
+        barred: keys of which no event may come.
+    """
+
+    def __init__(self, barred: Iterable[str] = ()) -> None:
+        self._last = defaultdict(_nothing, dict.fromkeys(barred, sys.maxsize))
+        self._lock = SPAWN.Lock()
+
+    def _place(self, event: Event) -> Any:
+        return _line(event)
+
+
+class Marks(Ledger):
+    """Only what came twice of so many orders that were made in turn, whatever their keys."""
+
+    def __init__(self, count: int) -> None:
+        self._last = SPAWN.RawArray("q", [-1] * count)
+        self._lock = SPAWN.Lock()
+
+    def _place(self, event: Event) -> Any:
+        return position(_number(event))
+
+
+def _nothing() -> int:
+    return -1
 
 
 def _line(event: Event) -> str | int:

@@ -1,7 +1,7 @@
 """Who is compared on the real data; and that a round of broken order counts for nothing."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from benchmarks.crowd import Crowd, Progress
@@ -26,6 +26,20 @@ class Dry(Run):
 
     def real_data(self, most: int) -> Iterator[tuple[str, str, list[Event]]]:
         yield "order", "changes", orders(1_000, 10)[:most]
+
+
+def dry(events: int) -> Dry:
+    return Dry(
+        server=Server(),
+        machine={},
+        events=events,
+        repeat=1,
+        warm_up=False,
+        peers=[],
+        seconds=1.0,
+        backlogs=[],
+        tell=lambda text: None,
+    )
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, misplaced: int) -> None:
@@ -62,6 +76,14 @@ def test_later_rounds_are_measured_without_the_check(monkeypatch: pytest.MonkeyP
     assert ours.run() == 5.0
 
 
+def test_the_first_of_a_million_keys_are_looked_at_for_duplicates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretend(monkeypatch, misplaced=1)
+    with ExitStack() as stack, pytest.raises(RuntimeError, match="1 events twice"):
+        handle.million(dry(events=100), stack, 1).run()
+
+
 def test_peers_promise_no_order(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, misplaced=1)
     assert case("pgmq").run() == 5.0
@@ -71,18 +93,7 @@ def test_peers_handle_the_real_data_too_and_slow_ones_less_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pretend(monkeypatch, misplaced=0)
-    run = Dry(
-        server=Server(),
-        machine={},
-        events=500,
-        repeat=1,
-        warm_up=False,
-        peers=[],
-        seconds=1.0,
-        backlogs=[],
-        tell=lambda text: None,
-    )
-    found = handle.real_data(run, [PGBUS, "redis", "procrastinate"])
+    found = handle.real_data(dry(events=500), [PGBUS, "redis", "procrastinate"])
     assert [(one.shape, one.contender, one.note) for one in found] == [
         (shape, *contender)
         for shape in ("changes", "changes, two processes")

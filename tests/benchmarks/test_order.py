@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 from benchmarks.orders import order, orders
-from benchmarks.tally import SPAWN, Counter, Job, Ledger, Tally
+from benchmarks.tally import SPAWN, Counter, Job, Ledger, Marks, Notebook, Tally
 
 from pgbus import Event
 
@@ -59,3 +59,30 @@ def test_processes_share_what_was_handled() -> None:
     other.start()
     other.join()
     assert (tally.handled, tally.misplaced) == (2, 1)
+
+
+def test_a_notebook_knows_no_keys_beforehand() -> None:
+    tally = Tally()
+    consume([*orders(4, 2), order(1, 1)], tally, Notebook())
+    assert (tally.handled, tally.misplaced) == (5, 1)
+
+
+def test_an_event_of_a_barred_key_must_not_come() -> None:
+    tally = Tally()
+    consume(orders(4, 2), tally, Notebook(["c-00000001"]))
+    assert tally.misplaced == 2
+
+
+def test_a_notebook_can_be_given_to_a_process() -> None:
+    tally, notebook = Tally(), Notebook(["c-00000001"])
+    other = SPAWN.Process(target=consume, args=(EVENTS, tally, notebook))
+    other.start()
+    other.join()
+    assert tally.misplaced == 4
+
+
+def test_marks_tell_of_what_two_consumers_handle() -> None:
+    marks, first, second = Marks(4), Tally(), Tally()
+    consume(EVENTS[2:], first, marks)
+    consume(EVENTS[:3], second, marks)
+    assert (first.misplaced, second.misplaced) == (0, 1)
