@@ -1,6 +1,6 @@
 """A backlog of a given shape and size, and what can be measured beside it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -12,10 +12,11 @@ from benchmarks.leases import Taker
 from benchmarks.measure import rate
 from benchmarks.orders import batches, order, orders
 from benchmarks.peers import PGBUS, Peer
-from benchmarks.peers.pgbus import QUEUE, Pgbus
+from benchmarks.peers.pgbus import QUEUE, Pgbus, declare
 from benchmarks.server import Server
-from benchmarks.tally import Job
+from benchmarks.tally import Job, Notebook
 from pgbus import Event, Outgoing
+from pgbus.model.event import key_of
 
 FAR = 86_400.0
 """Seconds of delay: none falls due in a run."""
@@ -24,6 +25,31 @@ FILLED = 100_000
 """Events made at once while a backlog is filled."""
 HOT, SPECIAL = 90_000_000, 91_000_000
 """Keys that no other event has."""
+TABLES = (f"pgmq.q_{QUEUE}", f"pgmq.q_{QUEUE}_dlq", "pgbus.lease", "pgbus.attempt")
+BARRED = f"""
+    with model as (delete from pgmq.q_{QUEUE} returning message, headers)
+    insert into pgmq.q_{QUEUE} (vt, message, headers)
+    select clock_timestamp(), m.message,
+        m.headers || jsonb_build_object('x-pgmq-group', 'barred-' || n)
+    from model m, generate_series(1, %s) n
+"""
+"""Makes of the only event that waits so many, each of a key of its own."""
+RETRIES = f"""
+    with failed as (
+        update pgmq.q_{QUEUE} set vt = clock_timestamp() + interval '1 hour', read_ct = 1
+        returning msg_id
+    )
+    insert into pgbus.attempt (subscription, msg_id, failures)
+    select s.id, f.msg_id, 1 from failed f, pgbus.subscription s where s.name = '{QUEUE}'
+"""
+"""Lets each of these have failed; it is to be tried again in an hour."""
+LETTERS = f"""
+    insert into pgmq.q_{QUEUE}_dlq (vt, enqueued_at, message, headers)
+    select clock_timestamp(), m.enqueued_at, m.message, m.headers || jsonb_build_object(
+        'pgbus-dead', jsonb_build_object('msg_id', -m.msg_id, 'lane', {{lane}}))
+    from pgmq.q_{QUEUE} m
+"""
+"""Lets each of these wait behind a dead letter of its key."""
 
 
 def takes(step: int) -> int:
@@ -48,6 +74,25 @@ class Shape:
     """Delayed events that another client sent by ``pgmq.send``."""
     in_flight: int = 0
     """Events that another worker holds, each of a key of its own."""
+    retrying: int = 0
+    """Keys whose only event waits for a retry."""
+    parked: int | None = None
+    """Keys whose only event waits behind a dead letter; ``None``: the subscription parks none."""
+
+    @property
+    def job(self) -> Job:
+        """How a process handles what waits."""
+        return Job(
+            kind="loose" if self.key is None else "order",
+            on_exhausted="skip" if self.parked is None else "park",
+        )
+
+    @property
+    def barred(self) -> Iterator[int]:
+        """The keys of which nothing must be handled."""
+        yield from range(SPECIAL, SPECIAL + max(self.in_flight, self.delayed, 1))
+        if self.hot_taken:
+            yield HOT
 
 
 def fill(peer: Peer, keys: int) -> None:
@@ -71,12 +116,17 @@ class Backlog:
         self._number = 0
         self._peer = Pgbus("")
         self._holder: Taker | None = None
+        self._unchecked: list[Notebook] = [
+            Notebook(str(key_of(order(0, key))) for key in shape.barred)
+        ]
+        """For the first round, which is the warm-up."""
 
     def __enter__(self) -> Self:
         self.dsn = self._server.installed()
         self._peer = Pgbus(self.dsn)
         self._peer.open()
-        self._peer.clear(self._kind)
+        self._peer.clear(self._shape.job.kind)
+        declare(self.dsn, self._shape.job.kind, on_exhausted=self._shape.job.on_exhausted)
         self._hold()
         for start in range(0, self.size, FILLED):
             self._peer.publish_many(self._next(min(FILLED, self.size - start)), 1000)
@@ -93,10 +143,6 @@ class Backlog:
             self._holder.__exit__(kind, error, traceback)
         self._peer.close()
         self._server.drop(self.dsn)
-
-    @property
-    def _kind(self) -> str:
-        return "loose" if self._shape.key is None else "order"
 
     def _next(self, count: int) -> list[Event]:
         key = self._shape.key
@@ -128,15 +174,40 @@ class Backlog:
                     "select pgmq.send(%s, '{}'::jsonb, %s) from generate_series(1, %s)",
                     [QUEUE, int(FAR), shape.foreign],
                 )
+        if shape.retrying:
+            self._bar(shape.retrying, RETRIES)
+        if shape.parked:
+            self._bar(shape.parked, LETTERS)
+
+    def _bar(self, count: int, statement: str) -> None:
+        """Let so many keys have an event that waits, and not for a worker."""
+        self._peer.publish_many([order(0, SPECIAL)], 1)
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            connection.execute(BARRED, [count])
+            row = connection.execute("select pgbus.lane('m', true)").fetchone()
+            assert row is not None
+            connection.execute(statement.format(lane=row[0]))
 
     def _come_to_rest(self) -> None:
         """Do now what the server would do by itself in the middle of a measurement."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
-            connection.execute(f"vacuum analyze pgmq.q_{QUEUE}")
+            for table in TABLES:
+                connection.execute(f"vacuum (analyze, index_cleanup on) {table}")
             connection.execute("checkpoint")
 
+    def sweep(self) -> None:
+        """Remove the dead rows, which are not what is measured: autovacuum comes when it will."""
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            for table in TABLES:
+                connection.execute(f"vacuum (index_cleanup on) {table}")
+
     def take(self) -> float:
-        """Return what takes cost an event, in microseconds."""
+        """Return what takes cost an event where no row is dead, in microseconds."""
+        self.sweep()
+        return self.take_unswept()
+
+    def take_unswept(self) -> float:
+        """Return what takes cost an event beside the dead rows of the last round."""
         with Taker(self.dsn) as taker:
             return taker.cost(takes(self._step))
 
@@ -147,8 +218,10 @@ class Backlog:
 
     def handle(self) -> float:
         """Let a process get through a step's events; return events a second."""
-        with crowd(PGBUS, self.dsn, Job(self._kind)) as consumers:
+        ledger = self._unchecked.pop() if self._unchecked else None
+        with crowd(PGBUS, self.dsn, self._shape.job, ledger=ledger) as consumers:
             reached = drain(consumers, self._step, LIMIT).rate
+        consumers.check_order(self._shape.name)
         self._refill(consumers.handled - self._step)
         return reached
 

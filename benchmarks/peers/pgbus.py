@@ -9,6 +9,7 @@ from benchmarks.orders import KINDS
 from benchmarks.peers.peer import Traits, share
 from benchmarks.tally import Counter, Job
 from pgbus import Bus, Event
+from pgbus.model.config import OnExhausted
 
 QUEUE = "bench"
 ROWS = "create table if not exists bought (number bigint, customer text)"
@@ -73,8 +74,10 @@ class Pgbus:
             self._bus.close()
 
 
-def declare(dsn: str, kind: str, queue: str = QUEUE, *patterns: str) -> None:
-    """Create a subscription without running handlers.
+def declare(
+    dsn: str, kind: str, queue: str = QUEUE, *patterns: str, on_exhausted: OnExhausted = "skip"
+) -> None:
+    """Create a subscription without running handlers, or change it.
 
     Parameters:
         patterns: what it is bound to; left out, the topic of the kind.
@@ -83,7 +86,7 @@ def declare(dsn: str, kind: str, queue: str = QUEUE, *patterns: str) -> None:
     assert topic is not None
     with Bus(dsn, service="bench") as bus:
 
-        @bus.subscribe(*(patterns or (topic,)), name=queue)
+        @bus.subscribe(*(patterns or (topic,)), name=queue, on_exhausted=on_exhausted)
         def handle(event: Any) -> None:
             """Is never called."""
 
@@ -96,7 +99,11 @@ def subscribe(bus: Bus, job: Job, counter: Counter) -> None:
     topic = type_.__event_topic__
     assert topic is not None
     handler = _handlers(counter.handle)[job.mode]
-    options: dict[str, Any] = {"name": QUEUE, "concurrency": job.threads}
+    options: dict[str, Any] = {
+        "name": QUEUE,
+        "concurrency": job.threads,
+        "on_exhausted": job.on_exhausted,
+    }
     if "events" in handler.__annotations__:
         handler.__annotations__["events"] = list[type_]  # type: ignore[valid-type]
         options["batch"] = job.batch

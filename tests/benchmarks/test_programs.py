@@ -23,7 +23,12 @@ SHOWN = {
     ],
     "handle": ["10,000 events in 1,000 keys"],
     "latency": ["p99 from publish to handler at 500 events/s"],
-    "growth": ["cost of handle: a hot key in front, in flight"],
+    "growth": [
+        "cost of handle: a hot key in front, in flight",
+        "cost of take: beside 100 keys whose events wait for a retry",
+        "cost of handle: beside 100 parked keys",
+        "take, dead rows of the last round not removed: 1 key",
+    ],
     "footprint": ["WAL, 10 events a key"],
     "profile": ["its statement, committed", "handle one key"],
 }
