@@ -23,6 +23,8 @@ from pgbus.threads.transaction import Transactions, Undecided
 
 Result = tuple[Verdict, BaseException | None]
 DONE: Result = Done(), None
+NOT_BEGUN: Result = GiveBack("its lease was lost, or the bus stops"), None
+"""The handler was not called, because meanwhile nothing more was to be begun."""
 
 
 class Ending(NamedTuple):
@@ -55,6 +57,11 @@ class Attempts:
         self.transactional = self._handler.connection_parameter is not None
         self._transactions = Transactions(station.server, station.watchdog)
         self._backoff = Backoff()
+
+    def is_over(self, holds: Sequence[Hold]) -> bool:
+        """Whether nothing more may be begun for chunks, which are all of one session."""
+        given_up = any(hold.abandoned or hold.fenced or hold.refused for hold in holds)
+        return self._subscription.closed or given_up or holds[0].session.lost
 
     def rest(self) -> None:
         """End the transaction that was begun for an event that did not follow."""
@@ -134,11 +141,17 @@ class Attempts:
             delivery: the event that answers for all.
             holds: the chunks that the events belong to, all of one session.
             finish: called when the handler has returned, for what its transaction holds beside.
+
+        Returns:
+            What became of it; :data:`NOT_BEGUN` where the handler was not called.
         """
         transactions = self._transactions
         broke = True
         try:
             connection = transactions.begin(delivery.hold.session)
+            if self.is_over(holds):  # to connect may take seconds
+                transactions.roll_back()
+                return NOT_BEGUN
             try:
                 self._transact(connection, delivery, holds, argument, context, finish)
             except BaseException as error:

@@ -13,10 +13,10 @@ from typing import Any
 from uuid import UUID
 
 from pgbus.core.encoding import MISSING, Encoded, outgoing
-from pgbus.core.verdict import Again, Done, GiveBack
+from pgbus.core.verdict import Again, Bury, Done, Verdict
 from pgbus.model.config import Reject, RetryAfter
 from pgbus.model.event import Event
-from pgbus.threads.attempt import Ending, Result
+from pgbus.threads.attempt import NOT_BEGUN, Ending, Result
 from pgbus.threads.context import Context, caused, lost_meanwhile
 from pgbus.threads.delivery import Delivery, Portion
 from pgbus.threads.subscription import Hold
@@ -134,6 +134,11 @@ def _errors(context: BatchContext) -> list[Exception | None]:
     return [context._errors.get(index) for index in range(len(context))]
 
 
+def _blames(verdict: Verdict) -> bool:
+    """Whether one of the events that were tried together is at fault."""
+    return isinstance(verdict, Bury) or (isinstance(verdict, Again) and verdict.counted)
+
+
 @dataclass(slots=True)
 class _Part:
     """The events of one chunk that are in a batch."""
@@ -207,21 +212,26 @@ class BatchWorker(Worker):
         if result is None:
             return True
         verdict, error = result
+        settled = self._attempts.transactional and isinstance(verdict, Done)
         if isinstance(verdict, Done):
-            if not self._attempts.transactional:
+            if not settled:
                 finish()
-        elif isinstance(verdict, GiveBack) or (isinstance(verdict, Again) and not verdict.counted):
+        elif _blames(verdict):
+            return False
+        elif result is not NOT_BEGUN:
             for part in parts:
                 self._enter(part.portion, part.deliveries[0], verdict, error)
-        else:
-            return False
+        self._let_go(parts, settled=settled)
+        return True
+
+    def _let_go(self, parts: Sequence[_Part], *, settled: bool) -> None:
+        """Hand the chunks of a batch in, unless the handler's transaction has settled them."""
         for part in parts:
-            if self._attempts.transactional and isinstance(verdict, Done):
+            if settled:
                 hold = part.portion.hold
                 self._settled(hold, hold.unsettled, released=True)
             else:
                 self._flush(part.portion, release=True)
-        return True
 
     def _drafts(self, parts: Sequence[_Part]) -> Sequence[_Part]:
         """Return where to enter what became of the events: apart, if the transaction may fail.

@@ -13,7 +13,7 @@ from pgbus.core.verdict import Done, Verdict
 from pgbus.errors import Unroutable
 from pgbus.model.delivery import Chunk, Message
 from pgbus.store.settle import LaneSettlement
-from pgbus.threads.attempt import DONE, Attempts, Ending, Finish, Result
+from pgbus.threads.attempt import DONE, NOT_BEGUN, Attempts, Ending, Finish, Result
 from pgbus.threads.call import Call, Reason
 from pgbus.threads.context import Context
 from pgbus.threads.delivery import Delivery, Portion
@@ -161,6 +161,8 @@ class Worker:
         self._trying, self._call = [(portion, message)], call
         portion.last = message
         call.again()  # from here on, until it is finished, the portion may be taken from us
+        if self._subscription.closed:  # else who stops the bus after this look finds the call
+            return "stop" if self._finish(call) else "over"
         failure = None
         try:
             self._handler.function(event)
@@ -187,6 +189,8 @@ class Worker:
             result = self._try_one(portion, delivery, event, last=last)
             if result is None:
                 return "over"
+            if result is NOT_BEGUN:
+                return "stop"
             if isinstance(result[0], Done):
                 if self._attempts.transactional:
                     self._settled(hold, 1, released=last)
@@ -253,9 +257,13 @@ class Worker:
     ) -> Result | None:
         """Try the handler; ``None`` where somebody gave the call up meanwhile.
 
+        To decode what is tried may have taken long, so once more it is looked whether it may be
+        begun: after the call can be found by who stops the bus, which neither can miss then.
+
         Parameters:
             first: the event that answers for all.
-            trying: the portions that are in the call, each with the event that answers for it.
+            trying: the portions that are in the call, each with the event that answers for it; all
+                of one session.
             finish: what a transaction settles and publishes once the handler has returned.
             events: how many the call handles.
         """
@@ -264,9 +272,11 @@ class Worker:
         if call.deadline is not None:
             self._station.watchdog.watch(call)
         result = DONE
+        holds = [portion.hold for portion, _ in trying]
         try:
-            if self._attempts.transactional:
-                holds = [portion.hold for portion, _ in trying]
+            if self._attempts.is_over(holds):
+                result = NOT_BEGUN
+            elif self._attempts.transactional:
                 result = self._attempts.transact(first, holds, argument, context, finish)
             else:
                 self._attempts.call(argument, context, call)
@@ -275,11 +285,16 @@ class Worker:
         self._call = None
         if call.deadline is not None:
             self._station.watchdog.forget(call)
-        if not call.finish():
-            self._gone = True
+        if not self._finish(call):
             return None
-        self._subscription.demand.observe((time.monotonic() - call.started_at) / events)
+        if result is not NOT_BEGUN:
+            self._subscription.demand.observe((time.monotonic() - call.started_at) / events)
         return result
+
+    def _finish(self, call: Call) -> bool:
+        """End a call; false where it was given up, which is the end of this worker."""
+        self._gone = not call.finish()
+        return not self._gone
 
     def _flush(self, portion: Portion, *, release: bool) -> None:
         portion.lane.release = release
