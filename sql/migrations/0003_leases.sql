@@ -114,9 +114,10 @@ create or replace function pgbus.:function(
 )
 -- One row a message, in order within its lane; a row without msg_id for a lane that turned out to
 -- be empty, or that p_bytes did not reach (the caller gives it back); and a last row that sums up:
--- msg_id is the last lane or msg_id that was looked at, or null where that was the end; available
--- whether another take won most of what seemed to be free; failures how many lanes were won, deaths
--- how many of the rows bring nothing to handle, suspect whether one of them is a suspect.
+-- msg_id is the last lane or msg_id that was looked at, or null where that was the end; lane, by
+-- arrival, the last msg_id in any case; available whether another take won most of what seemed to be
+-- free; failures how many lanes were won, deaths how many of the rows bring nothing to handle, suspect
+-- whether one of them is a suspect.
 returns table (
     lane bigint, msg_id bigint, available boolean, enqueued_at timestamptz, body text, headers text,
     failures integer, deaths integer, suspect boolean
@@ -131,6 +132,7 @@ declare
     won bigint[];
     suspects bigint[];
     seen bigint;
+    newest bigint;
     contested boolean;
     place bigint;
     reached bigint := 0;    -- the place of the last lane that has a row
@@ -211,8 +213,9 @@ begin
             where w.visited >= p_visits or w.found >= p_lanes order by w.visited desc limit 1
         ) end,
         2 * count(*) < (
-            select count(*) from head h where h.suspect is null or (p_suspect and h.n = 1))
-        into won, suspects, seen, contested
+            select count(*) from head h where h.suspect is null or (p_suspect and h.n = 1)),
+        (select max(r.last) from arrived r)
+        into won, suspects, seen, contested, newest
         from got g;
 
     -- Text is made of one event after the other, and of none once they come to p_bytes: what is stored
@@ -254,7 +257,7 @@ begin
     end if;
 
     return query
-    select null::bigint, seen, contested, null::timestamptz, null, null,
+    select newest, seen, contested, null::timestamptz, null, null,
         coalesce(cardinality(won), 0), vain,
         coalesce(cardinality(array_remove(suspects, null)), 0) > 0;
 end
@@ -520,6 +523,11 @@ create function pgbus.forget(p_worker bigint, p_tokens bigint[]) returns bigint
 language sql set search_path = pg_catalog, pg_temp
 begin atomic
     select pgbus.require_worker(p_worker);
+    -- Told at the end of the transaction: those that found nothing free would not look so soon.
+    select pg_notify('pgbus_' || s.name, '') from pgbus.subscription s
+    where s.id in (
+        select l.subscription from pgbus.lease l
+        where l.worker = p_worker and l.token = any (p_tokens));
     with freed as (
         delete from pgbus.lease l where l.worker = p_worker and l.token = any (p_tokens) returning 1
     )

@@ -34,7 +34,12 @@ create function pgbus.stop_worker(p_worker bigint) returns void
 language sql set search_path = pg_catalog, pg_temp
 begin atomic
     select pgbus.require_worker(p_worker);
-    delete from pgbus.lease where worker = p_worker;
+    with freed as (
+        delete from pgbus.lease where worker = p_worker returning subscription
+    )
+    -- Others that found nothing free would not look again so soon.
+    select pg_notify('pgbus_' || s.name, '') from pgbus.subscription s
+    where s.id in (select f.subscription from freed f);
     delete from pgbus.worker where id = p_worker;
 end;
 
@@ -52,6 +57,7 @@ begin
         order by s.id
     loop
         execute format('select pgbus.%I($1)', 'bury_' || name) into freed using p_worker;
+        perform pg_notify('pgbus_' || name, '') where freed > 0;
         lanes := lanes + freed;
     end loop;
     return lanes;
@@ -173,20 +179,22 @@ $function$;
 -- then looks once more.
 create function pgbus.poll(p_subscriptions integer[], p_sleep boolean)
 -- ready: there may be something to take; next_due: seconds until the next event becomes visible;
--- asleep: a publisher will wake us. The row without a subscription speaks of scheduled events.
+-- asleep: a publisher will wake us. The row without a subscription speaks of scheduled events: ready
+-- says that some were moved to their queues, of which nobody notifies the one who did it.
 returns table (subscription integer, ready boolean, next_due double precision, asleep boolean)
 language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $function$
 #variable_conflict use_column
 declare
     s record;
     held boolean[];
+    moved boolean;
 begin
     perform pgbus.require_subscriptions(p_subscriptions);
     if p_sleep then
         held := array(
             select pg_try_advisory_lock(1885823605, x.id) from unnest(p_subscriptions) as x(id));
     end if;
-    perform pgbus.promote(1000);
+    moved := pgbus.promote(1000) > 0;
     for s in
         select t.id, t.name, x.n from unnest(p_subscriptions) with ordinality as x(id, n)
         join pgbus.subscription t on t.id = x.id
@@ -202,7 +210,7 @@ begin
         return next;
     end loop;
     subscription := null;
-    ready := null;
+    ready := moved;
     asleep := null;
     select extract(epoch from min(w.due_at) - clock_timestamp())::double precision into next_due
     from pgbus.scheduled w;

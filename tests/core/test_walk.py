@@ -35,6 +35,13 @@ class Waiting:
         self.leased |= won
         return len(won), resume
 
+    def teach(self, way: Walk, step: Step, lanes: int) -> bool:
+        """Take, and return what the walk makes of it."""
+        found, resume = self.take(step, lanes)
+        seen = [one for one in self.events if one >= step.start] if step.newest else []
+        newest = seen[: step.visits][-1] if seen else None
+        return way.learn(step, lanes, found, resume, newest=newest)
+
     def _by_lanes(self, step: Step, lanes: int) -> tuple[set[int], int | None]:
         won: set[int] = set()
         ahead = sorted({lane for lane in self.events.values() if lane >= step.start})
@@ -62,9 +69,12 @@ class Waiting:
         steps: list[Step] = []
         for _ in range(takes):
             steps.append(way.next(lanes))
-            found, resume = self.take(steps[-1], lanes)
-            way.learn(steps[-1], lanes, found, resume)
+            self.teach(way, steps[-1], lanes)
         return steps
+
+    def come(self, *lanes: int) -> None:
+        """Let new events come."""
+        self.events |= dict(enumerate(lanes, start=len(self.events) + 1))
 
 
 @pytest.fixture(autouse=True)
@@ -78,23 +88,34 @@ def _straight(monkeypatch: pytest.MonkeyPatch) -> None:
     leased=st.sets(st.integers(-30, 30)),
     wishes=st.lists(st.integers(1, 40), min_size=1, max_size=5),
     contested=st.lists(st.booleans(), min_size=20, max_size=20),
+    everywhere=st.lists(st.booleans(), min_size=20, max_size=20),
+    visits=st.sampled_from([10, MOST_VISITS]),
 )
 def test_whatever_waits_is_found_before_the_walk_says_that_nothing_is_free(
-    lanes: list[int], leased: set[int], wishes: list[int], contested: list[bool]
+    lanes: list[int],
+    leased: set[int],
+    wishes: list[int],
+    contested: list[bool],
+    everywhere: list[bool],
+    visits: int,
 ) -> None:
-    waiting, way = Waiting(lanes, leased), Walk()
-    for number in range(1000):
-        wished = wishes[number % len(wishes)]
-        step = way.next(wished)
-        found, resume = waiting.take(step, wished)
-        evades = number < len(contested) and contested[number]
-        if way.learn(step, wished, found, resume, contested=evades):
-            break
-        # What is let go of behind the walk must be found as well.
-        if number < 20 and waiting.leased:
-            waiting.leased.remove(min(waiting.leased))
-    else:
-        pytest.fail("the walk does not end")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(walk, "MOST_VISITS", visits)  # of few, 61 lanes are a crowd
+        patch.setattr(walk, "RECENT", visits // 2)
+        waiting, way = Waiting(lanes, leased), Walk()
+        for number in range(1000):
+            wished = wishes[number % len(wishes)]
+            everywhere_now = number >= len(everywhere) or everywhere[number]
+            step = way.next(wished, everywhere=everywhere_now)
+            found, resume = waiting.take(step, wished)
+            evades = number < len(contested) and contested[number]
+            if way.learn(step, wished, found, resume, contested=evades) and everywhere_now:
+                break
+            # What is let go of behind the walk must be found as well.
+            if number < 20 and waiting.leased:
+                waiting.leased.remove(min(waiting.leased))
+        else:
+            pytest.fail("the walk does not end")
     assert set(lanes) <= waiting.leased
 
 
@@ -181,13 +202,81 @@ def test_a_process_evades_another_that_goes_the_same_way(*, by_arrival: bool) ->
 
 
 def test_a_round_of_several_takes_that_finds_nothing_is_a_whole_one() -> None:
-    lanes = range(2 * MOST_VISITS + 100)
-    waiting, way = Waiting(lanes, lanes), Walk()
-    ends = []
-    for _ in range(6):
-        step = way.next(100)
-        ends.append(way.learn(step, 100, *waiting.take(step, 100)))
-    assert ends == [False, False, True] * 2
+    waiting, way = a_crowd(2 * MOST_VISITS + 100)
+    steps = [way.next(100)]
+    while not waiting.teach(way, steps[-1], 100):
+        steps.append(way.next(100))
+    assert [step.start for step in steps if not step.newest] == [
+        FIRST_LANE,
+        MOST_VISITS,
+        2 * MOST_VISITS,
+    ]
+
+
+def a_crowd(lanes: int) -> tuple[Waiting, Walk]:
+    """So many lanes of which none can be had, and a walk that has not been there."""
+    return Waiting(range(lanes), range(lanes)), Walk()
+
+
+@pytest.fixture
+def crowd(monkeypatch: pytest.MonkeyPatch) -> tuple[Waiting, Walk]:
+    """The same in small, and a walk that has gone round it and seen the newest events."""
+    monkeypatch.setattr(walk, "MOST_VISITS", 50)
+    monkeypatch.setattr(walk, "RECENT", 10)
+    waiting, way = a_crowd(500)
+    gone_round(waiting, way)
+    while not waiting.teach(way, way.next(100, everywhere=False), 100):
+        pass
+    return waiting, way
+
+
+def gone_round(waiting: Waiting, way: Walk) -> None:
+    while not waiting.teach(way, way.next(100), 100):
+        pass
+
+
+def test_beside_a_crowd_new_events_are_found_without_going_round_it(
+    crowd: tuple[Waiting, Walk],
+) -> None:
+    waiting, way = crowd
+    for lane in range(-20, 0):
+        waiting.come(lane)
+        waiting.visits = 0
+        assert waiting.teach(way, way.next(100, everywhere=False), 100)
+        assert lane in waiting.leased
+        assert waiting.visits <= 11
+
+
+def test_beside_a_crowd_what_was_not_free_as_it_came_is_looked_at_again(
+    crowd: tuple[Waiting, Walk],
+) -> None:
+    waiting, way = crowd
+    waiting.leased.add(-5)
+    for lane in range(-9, 0):
+        waiting.come(lane)
+        waiting.teach(way, way.next(100, everywhere=False), 100)
+    waiting.leased.remove(-5)
+    assert waiting.teach(way, way.next(100, everywhere=False), 100)
+    assert -5 in waiting.leased
+
+
+def test_beside_a_crowd_new_events_do_not_keep_the_walk_from_the_others(
+    crowd: tuple[Waiting, Walk],
+) -> None:
+    waiting, way = crowd
+    waiting.leased.remove(400)
+    for number in range(100):
+        waiting.come(*range(1000 + 20 * number, 1020 + 20 * number))
+        waiting.teach(way, way.next(10), 10)
+    assert 400 in waiting.leased
+    assert len(waiting.leased) > 500 + 100 * 10 // 2
+
+
+def test_a_crowd_that_has_gone_is_forgotten(crowd: tuple[Waiting, Walk]) -> None:
+    waiting, way = crowd
+    waiting.events = {1: 1}
+    gone_round(waiting, way)
+    assert not way.next(100, everywhere=False).newest
 
 
 def test_now_and_then_a_take_begins_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,3 +191,20 @@ def test_releases_at_a_shutdown_are_counted_apart(another: Another, queue: Queue
     attempts = [message.attempt for chunk in worker.take().chunks for message in chunk.messages]
     assert attempts == [1, 1]
     assert run(queue.connection, topology.idle([queue.number])) is False
+
+
+@pytest.mark.parametrize("how", ["stopped", "dead", "doubted"])
+def test_who_sleeps_is_told_of_lanes_that_are_let_go_unsettled(queue: Queue, how: str) -> None:
+    queue.send("a")
+    worker = Worker(queue.connection, queue)
+    assert worker.take().chunks
+    queue.connection.execute("listen pgbus_billing")
+    match how:
+        case "stopped":
+            worker.leave()
+        case "dead":
+            worker.die()
+        case "doubted":
+            run(queue.connection, workers.forget(worker.id, [worker.token]))
+    [notice] = queue.connection.notifies(timeout=10, stop_after=1)
+    assert notice.channel == "pgbus_billing"

@@ -91,6 +91,35 @@ def test_an_event_that_is_scheduled_during_a_poll_is_heard_of(
         assert handled.wait(20)
 
 
+def test_what_is_due_and_cannot_be_moved_is_not_asked_for_all_the_time(
+    bus: Bus, bus_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever renames a subscription, say, keeps all others from moving anything."""
+    polls: list[float] = []
+    handled = threading.Event()
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        polls.append(time.monotonic())
+        return poll(*arguments, **options)
+
+    monkeypatch.setattr(fetcher, "poll", counted)
+
+    @bus.subscribe("orders.*", name="billing")
+    def on_order(event: Created) -> None:
+        handled.set()
+
+    with psycopg.connect(bus_dsn, autocommit=True) as connection:
+        connection.execute("select pg_advisory_lock(1885823605, 0)")
+        with bus.running():
+            bus.publish(Created(order="a"), delay=0.01)
+            eventually(lambda: len(polls) >= 5)
+            del polls[:]
+            time.sleep(1)
+            assert len(polls) < 30
+            connection.execute("select pg_advisory_unlock(1885823605, 0)")
+            assert handled.wait(20)
+
+
 def test_who_pauses_is_not_woken_in_a_workers_place(make_bus: Callable[..., Bus]) -> None:
     bus = make_bus()
 

@@ -11,6 +11,12 @@ then by arrival, leaping ever further over what brings little (and half as far w
 over the end); and by lanes again where the end is reached, or the leaps do not help, after which it
 stays with the lanes for longer and longer. Whether nothing is free is for the lanes to tell. Where
 another process goes the same way, one of them evades it.
+
+A *crowd* of lanes that cannot be had (their events wait for a retry, behind a dead letter, or
+elsewhere for their settlement) must not stand between new events and their handler. So where a step
+by lanes has found too little among as many as it may look at, every other step goes by arrival
+through the newest events alone; and such a step is enough where somebody wakes the walk soon after
+it has gone round the whole crowd (see :class:`pgbus.core.rounds.Rounds`).
 """
 
 from dataclasses import dataclass
@@ -42,6 +48,11 @@ STROLL: Final = 16
 keep it from ever reaching the others."""
 MOST_EVADED: Final = 20_000
 """How many events to keep out of the way of another process, at most."""
+RECENT: Final = 1_000
+"""The newest events that are looked at again and again beside a crowd: some of them were committed
+later than newer ones, or came while another event of their key was in hand."""
+MOST_NEWEST: Final = 4
+"""Of so many steps beside a crowd, one goes by lanes at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +66,8 @@ class Step:
     """How many lanes, or events, to look at."""
     stroll: bool = False
     """Whether it is beside the way."""
+    newest: bool = False
+    """Whether it is for the newest events, beside a crowd."""
 
     @property
     def goes_through(self) -> bool:
@@ -80,10 +93,24 @@ class Walk:
         # For how many takes to stay with the lanes: of those, how many are left.
         self._detours = 0
         self._detours_left = 0
+        # Beside a crowd: from where on events are new, how many to look at, whether it is their
+        # turn, and whether it would be the lanes' otherwise.
+        self._crowded = False
+        self._recent = FIRST_EVENT
+        self._glance = 2 * RECENT
+        self._newest_next = False
+        self._everywhere = True
 
-    def next(self, lanes: int) -> Step:
-        """Return where to look for so many lanes."""
+    def next(self, lanes: int, *, everywhere: bool = True) -> Step:
+        """Return where to look for so many lanes.
+
+        Parameters:
+            everywhere: whether to go round all lanes, though they be a crowd.
+        """
         self._steps += 1
+        if self._crowded and (self._newest_next or not everywhere):
+            self._everywhere = everywhere
+            return Step(by_arrival=True, start=self._recent, visits=self._glance, newest=True)
         start = self._event if self._by_arrival else self._lane
         if self._steps % STROLL == 0 and start not in (FIRST_LANE, FIRST_EVENT):
             return Step(by_arrival=False, start=_anywhere(), visits=MOST_VISITS, stroll=True)
@@ -94,20 +121,31 @@ class Walk:
         return Step(self._by_arrival, start, visits)
 
     def learn(
-        self, step: Step, wished: int, found: int, resume: int | None, *, contested: bool = False
+        self,
+        step: Step,
+        wished: int,
+        found: int,
+        resume: int | None,
+        *,
+        newest: int | None = None,
+        contested: bool = False,
     ) -> bool:
         """Learn what became of a step.
 
         Parameters:
             wished, found: how many lanes were asked for, and leased.
             resume: where to go on; ``None`` at the end.
+            newest: the last event that a step by arrival has looked at, if any.
             contested: whether another process won most of what there was.
 
         Returns:
-            Whether all lanes have been seen, one after the other, and nothing was free.
+            Whether all lanes have been seen, one after the other, and nothing was free; or, where
+            it was not to go everywhere, all new events.
         """
         if step.stroll:
             return False
+        if step.newest:
+            return self._saw_the_newest(wished, found, resume, newest)
         if contested and resume is not None:
             self._evade(step, resume)
             return False
@@ -126,9 +164,26 @@ class Walk:
         else:
             self._lane = _anywhere()
 
+    def _saw_the_newest(
+        self, wished: int, found: int, resume: int | None, newest: int | None
+    ) -> bool:
+        # The others must have their turn, however much comes.
+        self._newest_next = found >= wished and self._steps % MOST_NEWEST != 0
+        little = resume is not None and found < wished
+        self._glance = min(MOST_VISITS, 2 * self._glance) if little else 2 * RECENT
+        if resume is not None:
+            self._recent = resume
+        elif newest is not None:
+            self._recent = newest + 1 - RECENT
+        return resume is None and not self._everywhere
+
     def _went_by_lanes(self, step: Step, wished: int, found: int, resume: int | None) -> bool:
         self._barren = not found and (self._barren or step.goes_through)
         self._lane = FIRST_LANE if resume is None else resume
+        if found >= wished or (resume is None and step.goes_through):
+            self._crowded = False
+        elif resume is not None:
+            self._crowded = self._newest_next = True
         if found < wished:
             self._return()
         elif self._detours_left:

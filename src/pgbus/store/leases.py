@@ -55,7 +55,7 @@ class Taken:
         self._wish = wish
         self._rows = rows
         self._last = len(rows) - 1
-        [(_, seen, contested, _, _, _, lanes, vain, suspect)] = rows.load(
+        [(newest, seen, contested, _, _, _, lanes, vain, suspect)] = rows.load(
             self._last, self._last + 1
         )
         self.lanes: int = lanes
@@ -70,6 +70,8 @@ class Taken:
         """Whether one of them is the suspect of a worker's death."""
         self.resume: int | None = None if seen is None or seen >= LAST_LANE else seen + 1
         """Where the next step of the walk begins; ``None`` where this one came to the end."""
+        self.newest: int | None = newest
+        """The id of the last message that a step by arrival looked at."""
 
     def read(self) -> Leased:
         """Return the lanes with their events."""
@@ -103,7 +105,10 @@ class Taken:
 
 
 class Polled(NamedTuple):
-    """What an idle process learns of one subscription (or, without one, of scheduled events)."""
+    """What an idle process learns of one subscription (or, without one, of scheduled events).
+
+    ``ready`` says that there may be something to take (or that the poll has moved what was due).
+    """
 
     subscription: int | None
     ready: bool | None

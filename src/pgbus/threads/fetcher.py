@@ -18,6 +18,7 @@ import psycopg
 
 from pgbus.core.account import exc_info
 from pgbus.core.demand import MOST_BYTES, Wish
+from pgbus.core.walk import Step
 from pgbus.errors import PgbusError
 from pgbus.model.delivery import Chunk
 from pgbus.store.leases import Polled, Take, Taken, poll, take
@@ -173,7 +174,12 @@ class Fetcher:
             over = subscription.nap is not None and subscription.nap <= now
             if over:
                 subscription.nap = None
-            if over or subscription.name in rung:
+            if subscription.name in rung:
+                subscription.rounds.press()
+            due = subscription.round_at is not None and subscription.round_at <= now
+            if due:
+                subscription.round_at = None
+            if over or due or subscription.name in rung:
                 subscription.ready = True
         if rung:
             # Only the next due moment was known: a poll promotes what is due, and asks for another.
@@ -182,18 +188,20 @@ class Fetcher:
     def _rest(self) -> float:
         with self._lock:
             moments = [self._next_poll, *self._due.values()]
-        moments += [one.nap for one in self._subscriptions if one.nap is not None]
+        for one in self._subscriptions:
+            moments += [moment for moment in (one.nap, one.round_at) if moment is not None]
         return max(0.0, min(moments) - time.monotonic())
 
     def _take(self, subscription: Subscription, wish: Wish) -> bool:
         session = self._session()
         subscription.ready = False
+        step = self._next_step(subscription, wish)
         order = Take(
             subscription=subscription.number,
             name=subscription.name,
             worker=session.id,
             token=session.next_token(),
-            step=subscription.walk.next(wish.lanes),
+            step=step,
             lanes=wish.lanes,
             quantity=wish.quantity,
             size=MOST_BYTES,
@@ -221,6 +229,16 @@ class Fetcher:
             subscription.asleep = False
         return self._hand_over(subscription, session, order, taken)
 
+    @staticmethod
+    def _next_step(subscription: Subscription, wish: Wish) -> Step:
+        now = time.monotonic()
+        rounds = subscription.rounds
+        step = subscription.walk.next(wish.lanes, everywhere=rounds.due_at() <= now)
+        if not step.by_arrival:
+            subscription.round_at = None
+            rounds.step(now, first=step.goes_through)
+        return step
+
     def _hand_over(
         self, subscription: Subscription, session: Session, order: Take, taken: Taken
     ) -> bool:
@@ -238,9 +256,16 @@ class Fetcher:
         else:
             subscription.streak = 0
         idle = subscription.walk.learn(
-            order.step, order.lanes, taken.lanes, taken.resume, contested=taken.contested
+            order.step,
+            order.lanes,
+            taken.lanes,
+            taken.resume,
+            newest=taken.newest,
+            contested=taken.contested,
         )
         subscription.vain += idle
+        if idle:
+            self._put_off(subscription, order.step, now)
         if not idle:
             subscription.ready = True
         elif subscription.flow.is_fast(now):
@@ -248,6 +273,15 @@ class Fetcher:
         elif not subscription.asleep:
             self._next_poll = min(self._next_poll, now + self._patience)
         return not idle
+
+    @staticmethod
+    def _put_off(subscription: Subscription, step: Step, now: float) -> None:
+        """Arrange for the next round, having found nothing free."""
+        rounds = subscription.rounds
+        if not step.newest:
+            rounds.over(now)
+        elif rounds.pressed:
+            subscription.round_at = rounds.due_at()
 
     def _unpack(
         self, subscription: Subscription, session: Session, order: Take, taken: Taken
@@ -287,18 +321,36 @@ class Fetcher:
         if others:
             answers += self._link.run(lambda: poll([one.number for one in others], sleep=False))
         self._patience = min(POLL, max(FIRST_PATIENCE, self._patience * 2))
+        moved = any(answer.ready for answer in answers if answer.subscription is None)
         for answer in answers:
             subscription = None if answer.subscription is None else by_number[answer.subscription]
             if answer.next_due is not None:
                 name = None if subscription is None else subscription.name
+                # What is due, and was not moved, somebody else is about to move, or keeps from it.
+                over = answer.next_due <= 0 and not moved
+                wait = self._patience if over else max(0.0, answer.next_due) + 0.001
                 with self._lock:
-                    moment = now + max(0.0, answer.next_due) + 0.001
-                    self._due[name] = min(moment, self._due.get(name, moment))
+                    self._due[name] = min(now + wait, self._due.get(name, now + wait))
             if subscription is not None:
-                subscription.asleep = subscription.asleep or bool(answer.asleep)
-                subscription.ready = subscription.ready or bool(answer.ready)
+                self._heed(subscription, answer, now, moved=moved)
         restless = any(not one.asleep for one in idle)
         self._next_poll = now + (self._patience if restless else SLEEP)
+
+    @staticmethod
+    def _heed(subscription: Subscription, answer: Polled, now: float, *, moved: bool) -> None:
+        """Look where there may be something, but not all the time at what cannot be had.
+
+        Parameters:
+            moved: whether the poll itself has brought events to queues.
+        """
+        rounds = subscription.rounds
+        if moved or not subscription.asleep:
+            # Nobody has told of what came, and before it fell asleep it need not be the newest.
+            rounds.press()
+            subscription.ready = subscription.ready or bool(answer.ready)
+        elif answer.ready and rounds.due_at() <= now:
+            subscription.ready = True
+        subscription.asleep = subscription.asleep or bool(answer.asleep)
 
 
 def _empty(order: Take, lane: int) -> Chunk:

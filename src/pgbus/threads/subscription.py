@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from pgbus.core.demand import Demand, Flow, Wish
+from pgbus.core.rounds import Rounds
 from pgbus.core.walk import Walk
 from pgbus.model.delivery import Chunk
 from pgbus.threads.definition import Definition
@@ -67,9 +68,9 @@ class Parcel(NamedTuple):
 class Subscription:
     """The meeting point of the fetcher, the workers and the settler of one subscription.
 
-    The fetcher alone uses ``walk`` and writes ``asleep``, ``streak``, ``vain`` and ``patience``;
-    ``ready`` and ``nap`` are set by anyone and cleared by the fetcher before it looks. Once it is
-    ``closed`` it takes no more work.
+    The fetcher alone uses ``walk`` and ``rounds`` (but that anyone may press) and writes
+    ``round_at``, ``asleep``, ``streak``, ``vain`` and ``patience``. Anyone sets ``ready`` and
+    ``nap``, which the fetcher clears before it looks. Once it is ``closed`` it takes no more work.
     """
 
     def __init__(self, number: int, definition: Definition) -> None:
@@ -83,10 +84,12 @@ class Subscription:
         )
         self.ready = True
         self.walk = Walk()
+        self.rounds = Rounds()
         self.asleep = False
         self.streak = 0
         self.flow = Flow()
         self.nap: float | None = None
+        self.round_at: float | None = None
         self.vain = 0
         self.patience = 1.0
         # A signal's handler may call ``stop`` while the thread that it interrupts is in here.
@@ -103,6 +106,7 @@ class Subscription:
 
     def look(self) -> None:
         """Have the fetcher look: at once or, after some looks in vain, after a nap."""
+        self.rounds.press()
         if self.vain < VAIN:
             self.ready = True
         elif self.nap is None:
