@@ -1,16 +1,20 @@
 """Group commit: who is stored with whom, and who is told of which fault."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import psycopg
 import pytest
 
 from pgbus import Bus, Event, PayloadError, StoreError
+from pgbus.threads import combiner as combiner_module
 from pgbus.threads.combiner import MOST_ITEMS, Combiner, Seats
 from tests.waiting import eventually
 
@@ -261,6 +265,83 @@ def test_who_is_interrupted_as_it_waits_keeps_nobody_else_waiting(*, handed_over
         signal.signal(signal.SIGUSR1, before)
     assert store.batches == [[0], [2]]
     assert combiner._busy == 0
+
+
+class Signal:
+    """Interrupts this thread at one of the places of the combiner where a signal can.
+
+    Python looks for signals as a function of its own begins, and as one of C has returned.
+    """
+
+    def __init__(self, place: int) -> None:
+        self.place = place
+        self.came = False
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> None:
+        if frame.f_code.co_filename != combiner_module.__file__ or event not in (
+            "call",
+            "c_return",
+        ):
+            return
+        if self.place == 0:
+            self.came = True
+        self.place -= 1
+        if self.place == -1:
+            raise Interrupted
+
+    def __enter__(self) -> None:
+        sys.setprofile(self)
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+
+def interrupted_at(place: int, *, leads: bool) -> bool:
+    """Interrupt a publish at a place, with others behind it; return whether there is such a place.
+
+    Parameters:
+        leads: it waits first, and may store for those behind it.
+    """
+    store = Store()
+    combiner = Combiner(store, seats=ONE)
+    over = threading.Event()
+
+    def behind(number: int) -> Sequence[str]:
+        eventually(lambda: over.is_set() or len(combiner._waiting) >= number - 1 + leads)
+        return combiner.run([number])
+
+    def open_behind() -> None:
+        eventually(lambda: over.is_set() or len(combiner._waiting) == 2 + leads)
+        store.opened.set()
+
+    with ThreadPoolExecutor(4) as pool:
+        if leads:
+            first = pool.submit(combiner.run, [0])
+            assert store.entered.wait(10)
+        others = [pool.submit(behind, number) for number in (1, 2)]
+        opening = pool.submit(open_behind)
+        interrupting = Signal(place)
+        with suppress(Interrupted), interrupting:
+            combiner.run([9])
+        over.set()
+        opening.result(10)
+        if leads:
+            assert first.result(10) == ["0"]
+        for number, other in enumerate(others, 1):
+            error = other.exception(10)
+            assert error is None or (isinstance(error, StoreError) and error.outcome_unknown)
+            stored = [one for batch in store.batches for one in batch].count(number)
+            assert stored == 1 or (error is not None and stored == 0)
+    assert combiner._busy == 0
+    return interrupting.came
+
+
+@pytest.mark.parametrize("leads", [False, True])
+def test_wherever_one_is_interrupted_nobody_is_left_waiting(*, leads: bool) -> None:
+    places = 0
+    while interrupted_at(places, leads=leads):
+        places += 1
+    assert places > 10
 
 
 def test_there_are_as_many_commits_at_once_as_seats() -> None:

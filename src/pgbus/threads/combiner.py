@@ -13,7 +13,6 @@ few threads have a seat each, and many share two.
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
@@ -47,6 +46,14 @@ NOBODYS = ("08", "25", "53", "55", "57")
 """Classes of the errors that say how the server is, whatever it is asked to store."""
 
 
+class _Seat:
+    """Whether one caller has a commit under way, and for how many others."""
+
+    # Every publish makes one: the class's own are had for nothing.
+    taken = False
+    riders = 0
+
+
 class _Entry(Generic[T, R]):
     """One caller's items; its thread waits at the gate, to return or to store a whole batch.
 
@@ -54,10 +61,11 @@ class _Entry(Generic[T, R]):
     each waiting publish as much as its encoding.
     """
 
-    __slots__ = ("batch", "error", "gate", "items", "results")
+    __slots__ = ("batch", "error", "gate", "items", "results", "seat")
 
-    def __init__(self, items: Sequence[T]) -> None:
+    def __init__(self, items: Sequence[T], seat: _Seat) -> None:
         self.items = items
+        self.seat = seat
         self.gate = threading.Lock()
         self.batch: list[_Entry[T, R]] = []
         self.results: Sequence[R] = ()
@@ -92,7 +100,7 @@ class Combiner(Generic[T, R]):
         self._lock = threading.Lock()
         self._is_busy = False
         self._busy = 0
-        self._waiting: deque[_Entry[T, R]] = deque()
+        self._waiting: list[_Entry[T, R]] = []
         self._riding = 0  # those whom others store
         self._crowd = 0  # the most who were at it at the same time, when somebody had to wait
 
@@ -104,88 +112,108 @@ class Combiner(Generic[T, R]):
         """
         if len(items) > MOST_ITEMS:
             return self._store(items)
-        seated = False
+        seat = _Seat()
         try:
             with self._lock:
                 if self._busy < self._seats:
                     self._busy += 1
-                    seated = True
-            if seated:
-                return self._store(items)
+                    seat.taken = True
+            return self._store(items) if seat.taken else self._run_later(items, seat)
         finally:
-            if seated:
-                self._hand_over()
-        return self._run_later(items)
+            if seat.taken:
+                try:
+                    self._hand_over(seat)
+                except BaseException:  # interrupted; whether before or after it was done
+                    self._hand_over(seat)
+                    raise
 
-    def _run_later(self, items: Sequence[T]) -> Sequence[R]:
+    def _run_later(self, items: Sequence[T], seat: _Seat) -> Sequence[R]:
         """Wait for a seat, or for another who stores these items, too."""
-        entry: _Entry[T, R] = _Entry(items)
+        entry: _Entry[T, R] = _Entry(items, seat)
         try:
-            with self._lock:
-                if self._busy < self._seats:
-                    self._busy += 1
-                    entry.batch.append(entry)
-                else:
-                    entry.gate.acquire()
-                    self._waiting.append(entry)
-                    crowd = self._busy + self._riding + len(self._waiting)
-                    self._crowd = max(self._crowd, crowd)
-            if not entry.batch:
-                entry.gate.acquire()
+            self._await_turn(entry)
+            if entry.batch:
+                self._store_all(entry)
         except BaseException:
             self._withdraw(entry)
             raise
-        if entry.batch:
-            try:
-                self._store_all(entry.batch)
-            finally:
-                self._hand_over()
         if entry.error is not None:
             raise entry.error
         return entry.results
+
+    def _await_turn(self, entry: _Entry[T, R]) -> None:
+        """Wait until an entry is stored, or is to store its batch."""
+        with self._lock:
+            if self._busy < self._seats:
+                self._busy += 1
+                entry.seat.taken = True
+                entry.batch = [entry]
+                return
+            entry.gate.acquire()
+            self._waiting.append(entry)
+            self._crowd = max(self._crowd, self._busy + self._riding + len(self._waiting))
+        entry.gate.acquire()
 
     def _withdraw(self, entry: _Entry[T, R]) -> None:
         """Take back what was interrupted as it waited: whoever is let in next must be there."""
         with self._lock:
             if entry in self._waiting:
                 self._waiting.remove(entry)
-            self._waiting.extendleft(reversed(entry.batch[1:]))
-            self._riding -= len(entry.batch[1:])
-        if entry.batch:  # the seat had just become its own
-            self._hand_over()
+            self._waiting[:0] = entry.batch[1:]
+            self._riding -= entry.seat.riders
+            entry.seat.riders = 0
 
-    def _hand_over(self) -> None:
-        """Make the first that waits store what waits, or leave the seat free."""
+    def _hand_over(self, seat: _Seat) -> None:
+        """Make the first that waits store what waits, or leave the seat free; once.
+
+        Python lets signals interrupt as a function of its own begins or as another has returned. So
+        nothing is called between what belongs together, and what was interrupted can be repeated.
+        """
         with self._lock:
-            self._count_seats()
+            if not seat.taken:
+                return
+            now = self._clock()
+            if now - self._looked > WINDOW:
+                self._count_seats(now)
             if not self._waiting or self._busy > self._seats:
                 self._busy -= 1
+                seat.taken = False
                 return
-            first = self._waiting[0]
-            size = 0
-            while self._waiting and size + len(self._waiting[0].items) <= MOST_ITEMS:
-                size += len(self._waiting[0].items)
-                first.batch.append(self._waiting.popleft())
-            self._riding += len(first.batch[1:])
-        first.gate.release()
+            batch = self._next_batch()
+            first, riders = batch[0], len(batch) - 1
+            del self._waiting[: riders + 1]
+            self._riding += riders
+            first.seat.riders = riders
+            first.batch = batch
+            first.seat.taken, seat.taken = True, False
+            first.gate.release()
 
-    def _count_seats(self) -> None:
-        now = self._clock()
-        passed = now - self._looked
-        if passed > WINDOW:
-            worked = self._work()
-            limit = AT_EASE if self._is_busy else BUSY
-            self._is_busy = worked - self._worked > limit * passed
-            if not self._is_busy:
-                self._seats = self._rules.spare
-            elif self._crowd <= self._rules.own:
-                self._seats = self._rules.own
-            else:
-                self._seats = self._rules.shared
-            self._looked, self._worked, self._crowd = now, worked, 0
+    def _next_batch(self) -> "list[_Entry[T, R]]":
+        """Return what is to be stored together next."""
+        batch = []
+        size = 0
+        for entry in self._waiting:
+            size += len(entry.items)
+            if size > MOST_ITEMS:
+                break
+            batch.append(entry)
+        return batch
 
-    def _store_all(self, batch: Sequence[_Entry[T, R]]) -> None:
+    def _count_seats(self, now: float) -> None:
+        worked = self._work()
+        limit = AT_EASE if self._is_busy else BUSY
+        self._is_busy = worked - self._worked > limit * (now - self._looked)
+        if not self._is_busy:
+            self._seats = self._rules.spare
+        elif self._crowd <= self._rules.own:
+            self._seats = self._rules.own
+        else:
+            self._seats = self._rules.shared
+        self._looked, self._worked, self._crowd = now, worked, 0
+
+    def _store_all(self, leader: _Entry[T, R]) -> None:
         """Store a batch and let its other callers go."""
+        batch, leader.batch = leader.batch, []  # it is not to be withdrawn any more
         try:
             self._try(batch)
         except BaseException:
@@ -194,11 +222,20 @@ class Combiner(Generic[T, R]):
             raise
         finally:
             try:
-                with self._lock:  # before they come back with the next
-                    self._riding -= len(batch[1:])
-            finally:  # the wait for the lock may be interrupted
-                for entry in batch[1:]:
-                    entry.gate.release()
+                self._let_go(batch)
+            except BaseException:  # interrupted; how far it came does not matter
+                self._let_go(batch)
+                raise
+
+    def _let_go(self, batch: "Sequence[_Entry[T, R]]") -> None:
+        """Let those go whom their leader stored; can be repeated."""
+        seat = batch[0].seat
+        with self._lock:  # before they come back with the next
+            self._riding -= seat.riders
+            seat.riders = 0
+        for entry in batch[1:]:
+            if entry.gate.locked():  # by itself, once it has gone: no harm to release it then
+                entry.gate.release()
 
     def _try(self, batch: Sequence[_Entry[T, R]]) -> None:
         try:
