@@ -7,6 +7,7 @@ from statistics import quantiles
 
 from benchmarks.crowd import crowd
 from benchmarks.measure import Case, Series
+from benchmarks.orders import orders
 from benchmarks.pace import Paced, too_slow
 from benchmarks.report import Figure, Report
 from benchmarks.run import Opened, Run, describe, find
@@ -97,6 +98,7 @@ def _at(
 def _once(one: Opened, rate: int, callers: int, seconds: float) -> tuple[list[float], float]:
     """Publish for some seconds; return the delays in milliseconds and the rate reached."""
     total = max(int(rate * seconds), 10)
+    one.peer.publish_each(orders(callers, callers), callers)  # each connects, and before the clock
     one.peer.clear("order")
     with crowd(one.name, one.dsn, Job("order"), delays=total) as consumers:
         time.sleep(SETTLE)

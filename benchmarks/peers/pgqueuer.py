@@ -1,7 +1,7 @@
 """PgQueuer by its asyncpg driver."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -28,12 +28,15 @@ class PgQueuer:
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._loop: asyncio.Runner | None = None
+        # They stay open: what is measured are calls, and not connections.
+        self._connected: list[tuple[Any, Any]] = []
 
     def open(self) -> None:
-        """Check that its client is there; each call connects, as its quick start does."""
+        """Connect; further callers do so when there is need of them, and stay connected."""
         load("asyncpg")
         load("pgqueuer")
         self._loop = asyncio.Runner()
+        self._queries(1)
 
     def clear(self, kind: str) -> None:
         """Install its tables, or empty them."""
@@ -43,7 +46,7 @@ class PgQueuer:
             if row == (True,):
                 connection.execute("truncate pgqueuer, pgqueuer_log")
             else:
-                self._run(lambda queries: queries.install())
+                self._runner.run(self._queries(1)[0].install())
 
     def publish_each(self, events: Sequence[Event], callers: int) -> None:
         """Call ``enqueue`` for each, on as many connections as callers."""
@@ -52,14 +55,13 @@ class PgQueuer:
             for event in part:
                 await queries.enqueue(ENTRYPOINT, encode(event))
 
+        made = self._queries(callers)
+
         async def all_() -> None:
-            made = [await self._connect() for _ in range(callers)]
             parts = [events[place::callers] for place in range(callers)]
             await asyncio.gather(
-                *(work(queries, part) for (_, queries), part in zip(made, parts, strict=True))
+                *(work(queries, part) for queries, part in zip(made, parts, strict=True))
             )
-            for connection, _ in made:
-                await connection.close()
 
         self._runner.run(all_())
 
@@ -74,7 +76,7 @@ class PgQueuer:
                     [ENTRYPOINT] * count, [encode(event) for event in part], [0] * count
                 )
 
-        self._run(work)
+        self._runner.run(work(*self._queries(1)))
 
     def consume(self, job: Job, counter: Counter) -> None:
         """Run a queue manager until told to stop."""
@@ -96,12 +98,15 @@ class PgQueuer:
             )
             await watch
 
-        self._run(work)
+        self._runner.run(work(*self._queries(1)))
 
     def close(self) -> None:
-        """End the loop."""
-        if self._loop is not None:
-            self._loop.close()
+        """Disconnect, and end the loop."""
+        if self._loop is None:
+            return
+        for connection, _ in self._connected:
+            self._loop.run(connection.close())
+        self._loop.close()
 
     @property
     def _runner(self) -> asyncio.Runner:
@@ -113,15 +118,11 @@ class PgQueuer:
         driver = load("pgqueuer.db").AsyncpgDriver(connection)
         return connection, load("pgqueuer.queries").Queries(driver)
 
-    def _run(self, work: Callable[[Any], Awaitable[object]]) -> None:
-        async def connected() -> None:
-            connection, queries = await self._connect()
-            try:
-                await work(queries)
-            finally:
-                await connection.close()
-
-        self._runner.run(connected())
+    def _queries(self, callers: int) -> list[Any]:
+        """Return what each caller calls, on a connection of its own."""
+        while len(self._connected) < callers:
+            self._connected.append(self._runner.run(self._connect()))
+        return [queries for _, queries in self._connected[:callers]]
 
 
 async def _until_stopped(counter: Counter, shutdown: asyncio.Event) -> None:

@@ -1,7 +1,7 @@
 """RabbitMQ with a quorum queue, by pika."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.measure import Missing
@@ -31,9 +31,12 @@ class RabbitMQ:
         del dsn
         self._pika: Any = None
         self._connection: Any = None
+        # They stay open: what is measured are publishes, and not connections.
+        self._callers: list[tuple[Any, Any]] = []
+        self._confirmed: Confirmed | None = None
 
     def open(self) -> None:
-        """Connect."""
+        """Connect; publishers do so when there is need of them, and stay connected."""
         self._pika = load("pika")
         self._connection = self._connect()
 
@@ -54,23 +57,31 @@ class RabbitMQ:
     def _properties(self) -> Any:
         return self._pika.BasicProperties(delivery_mode=2)
 
-    def publish_each(self, events: Sequence[Event], callers: int) -> None:
-        """Publish on blocking connections that wait for each confirmation."""
-        properties = self._properties()
-
-        def work(part: Sequence[Event]) -> None:
+    def _channels(self, callers: int) -> list[Any]:
+        """Return a channel that confirms for each caller, on a connection of its own."""
+        while len(self._callers) < callers:
             connection = self._connect()
             channel = connection.channel()
             channel.confirm_delivery()
+            self._callers.append((connection, channel))
+        return [channel for _, channel in self._callers[:callers]]
+
+    def publish_each(self, events: Sequence[Event], callers: int) -> None:
+        """Publish on blocking connections that wait for each confirmation."""
+        properties, channels = self._properties(), self._channels(callers)
+
+        def work(part: Sequence[Event]) -> None:
+            channel = channels.pop()
             for event in part:
                 channel.basic_publish("", QUEUE, encode(event), properties)
-            connection.close()
 
         share(events, callers, work)
 
     def publish_many(self, events: Sequence[Event], size: int) -> None:
         """Publish on an asynchronous connection: a batch, then its confirmations."""
-        Confirmed(self._pika, events, size, self._properties()).run()
+        if self._confirmed is None:
+            self._confirmed = Confirmed(self._pika, self._properties())
+        self._confirmed.publish(events, size)
 
     def consume(self, job: Job, counter: Counter) -> None:
         """Handle what is pushed, acknowledge every so many."""
@@ -98,37 +109,57 @@ class RabbitMQ:
 
     def close(self) -> None:
         """Disconnect."""
-        if self._connection is not None and self._connection.is_open:
-            self._connection.close()
+        if self._confirmed is not None:
+            self._confirmed.close()
+        for connection in [self._connection, *(connection for connection, _ in self._callers)]:
+            if connection is not None and connection.is_open:
+                connection.close()
 
 
 class Confirmed:
-    """Batches on a ``SelectConnection``, whose confirmations arrive by callback."""
+    """Batches on a ``SelectConnection`` that stays open, whose confirmations arrive by callback.
 
-    def __init__(self, pika: Any, events: Sequence[Event], size: int, properties: Any) -> None:
-        self._pika = pika
-        self._events = events
-        self._size = size
+    Its loop runs while there is something to wait for.
+    """
+
+    def __init__(self, pika: Any, properties: Any) -> None:
         self._properties = properties
+        self._events: Sequence[Event] = ()
+        self._size = 1
+        self._next = 0
+        # Of all events so far: tags count over the whole life of a channel.
         self._sent = 0
         self._confirmed = 0
         self._channel: Any = None
         self._fault: BaseException | None = None
-        self._connection: Any = None
-
-    def run(self) -> None:
-        """Publish everything."""
-        self._connection = self._pika.SelectConnection(
-            self._pika.URLParameters(URL),
+        self._connection: Any = pika.SelectConnection(
+            pika.URLParameters(URL),
             on_open_callback=lambda opened: opened.channel(on_open_callback=self._opened),
             on_open_error_callback=self._failed,
             on_close_callback=lambda *_: self._connection.ioloop.stop(),
         )
+        self._wait()
+
+    def publish(self, events: Sequence[Event], size: int) -> None:
+        """Publish everything."""
+        self._events, self._size, self._next = events, size, 0
+        wanted = self._sent + len(events)
+        self._connection.ioloop.add_callback_threadsafe(self._batch)
+        self._wait()
+        if self._confirmed < wanted:
+            missing = wanted - self._confirmed
+            raise Missing(f"RabbitMQ did not confirm {missing} of {len(events)} events")
+
+    def close(self) -> None:
+        """Disconnect."""
+        if self._connection.is_open:
+            self._connection.close()
+            self._connection.ioloop.start()
+
+    def _wait(self) -> None:
         self._connection.ioloop.start()
         if self._fault is not None:
             raise Missing(f"RabbitMQ: {self._fault}")
-        if self._confirmed < len(self._events):
-            raise Missing(f"RabbitMQ confirmed only {self._confirmed} events")
 
     def _failed(self, _: Any, error: BaseException) -> None:
         self._fault = error
@@ -136,21 +167,24 @@ class Confirmed:
 
     def _opened(self, channel: Any) -> None:
         self._channel = channel
-        done: Callable[[Any], None] = self._batch
-        channel.confirm_delivery(self._answered, callback=done)
+        channel.confirm_delivery(self._answered, callback=self._ready)
 
-    def _batch(self, _: Any = None) -> None:
-        part = self._events[self._sent : self._sent + self._size]
+    def _ready(self, _: Any) -> None:
+        self._connection.ioloop.stop()
+
+    def _batch(self) -> None:
+        part = self._events[self._next : self._next + self._size]
+        self._next += len(part)
         self._sent += len(part)
         if not part:
-            self._connection.close()
+            self._connection.ioloop.stop()
         for event in part:
             self._channel.basic_publish("", QUEUE, encode(event), self._properties)
 
     def _answered(self, frame: Any) -> None:
         if type(frame.method).__name__ != "Ack":
             self._fault = RuntimeError("refused a message")
-            self._connection.close()
+            self._connection.ioloop.stop()
             return
         # Tags count from 1; `multiple` confirms all up to this one.
         if frame.method.multiple:
