@@ -49,7 +49,7 @@ declare
 begin
     perform pgbus.check_name(p_name);
     perform pg_advisory_xact_lock(1885823606, hashtext(p_name));
-    select * into s from pgbus.subscription where name = p_name;
+    select * into s from pgbus.subscription where name = p_name for update;
     if s.ordered <> p_ordered then
         -- Lanes of both kinds at once would let two workers into one key.
         perform pgbus.refuse_live(s.id, format('%s (ordered=%s)', p_name, s.ordered));

@@ -11,7 +11,7 @@ from pgbus import Bus, ConfigurationError, StoreError
 from pgbus.store import topology
 from pgbus.store.query import run
 from tests.store.catalog import content, snapshot
-from tests.store.queue import Connection, Queue
+from tests.store.queue import Connection, Queue, wait_until_blocked
 from tests.store.worker import Worker, ids
 
 MakeBus = Callable[..., Bus]
@@ -119,6 +119,23 @@ def test_ordered_can_be_changed_after_a_worker_died(connection: Connection, queu
         (1, True),
         (2, False),
     ]
+
+
+def test_nobody_begins_while_ordered_is_changed(
+    connection: Connection, another: Callable[[], Connection], aside: ThreadPoolExecutor
+) -> None:
+    """It would take by the old functions what another takes by the new: one event in two hands."""
+    queue = Queue(connection, ordered=False)
+    publisher, changer, beginner = another(), another(), another()
+    with publisher.transaction():
+        publisher.execute("lock table pgmq.q_billing in row exclusive mode")
+        changing = aside.submit(Queue, changer)  # makes the index of lanes
+        wait_until_blocked(connection, changer)
+        beginning = aside.submit(Worker, beginner, queue)
+        wait_until_blocked(connection, beginner)
+    changing.result(10)
+    queue.send("k", "k")
+    assert len(beginning.result(10).take().chunks) == 1
 
 
 def test_park_can_be_changed_at_any_time(connection: Connection, queue: Queue) -> None:
