@@ -71,6 +71,14 @@ class Attempts:
         """Close the connection of transactional handlers."""
         self._transactions.close()
 
+    def give_up(self) -> None:
+        """Have a transactional handler's work rolled back; called by who gives its call up.
+
+        To be called after its chunks were marked as abandoned: either that is seen once there is a
+        connection, or the connection is seen here.
+        """
+        self._transactions.give_up()
+
     def decode(self, delivery: Delivery) -> tuple[Any, Result | None]:
         """Return the event; or, where there is none to be had, what becomes of the message."""
         message = delivery.message
@@ -171,6 +179,8 @@ class Attempts:
             # A connection that broke says nothing about the event: give it back, uncounted.
             if broke:
                 transactions.close()
+                if delivery.hold.abandoned:  # by us: who gave the call up has settled
+                    return NOT_BEGUN
                 for hold in holds:
                     hold.abandoned = True
                 return self._give_back("the handler's connection broke", error)

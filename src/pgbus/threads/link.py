@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
 
 from pgbus.core.chance import CHANCE
@@ -155,7 +156,14 @@ def sever(connection: "psycopg.Connection[Any]") -> None:
         suppress(OSError, psycopg.Error),
         socket.socket(fileno=os.dup(connection.fileno())) as handle,
     ):
-        handle.shutdown(socket.SHUT_RDWR)
+        if not connection.closed:  # else the number may have been another's when it was copied
+            handle.shutdown(socket.SHUT_RDWR)
+
+
+def _cancel_and_sever(connection: "psycopg.Connection[Any]") -> None:
+    with suppress(psycopg.Error):
+        connection.cancel_safe(timeout=STALL)
+    sever(connection)
 
 
 class _Watched:
@@ -277,6 +285,27 @@ class Link:
         connection = self._connection
         if connection is not None:
             sever(connection)
+
+    def give_up(self) -> None:
+        """Have the server roll back what its thread, which may hang anywhere, has begun.
+
+        Called by another thread, which is kept waiting for nothing. A server that is amid a
+        statement does not see that the socket is shut, so that is cancelled first.
+        """
+        connection = self._connection
+        if connection is None:
+            return
+        if connection.pgconn.transaction_status == TransactionStatus.ACTIVE:
+            cancel = threading.Thread(
+                target=_cancel_and_sever, args=[connection], name="pgbus-cancel", daemon=True
+            )
+            try:
+                cancel.start()
+            except RuntimeError:  # the system has no more threads
+                logger.warning("a statement of a handler that was given up is not cancelled")
+            else:
+                return
+        sever(connection)
 
     def drop(self) -> None:
         """Close the connection; the next use opens another."""

@@ -123,6 +123,12 @@ class Transactions:
         except psycopg.Error:  # the server rolls back what is closed
             self._link.drop()
 
+    def give_up(self) -> None:
+        """Have what was begun rolled back; called by another thread, while this one may hang."""
+        link = self._link
+        if link is not None:
+            link.give_up()
+
     def close(self) -> None:
         """Close the connection."""
         self._ahead = False

@@ -320,8 +320,10 @@ class Worker:
         The worker's thread touches neither the portions nor the chunks any more: it finds the call
         abandoned when the handler returns.
         """
-        for portion, message in self._trying:
+        for portion, _ in self._trying:
             portion.hold.abandoned = True
+        self._attempts.give_up()
+        for portion, message in self._trying:
             delivery = self._delivery(portion.hold, message)
             if reason == "timeout" and not self._together:
                 error = TimedOut(f"the handler took longer than {self._definition.timeout:g} s")
