@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from pgbus import Bus, StoreError
+from pgbus.threads.pool import POOL_SIZE, PooledConnection
 from tests.proxy import FaultProxy
 from tests.waiting import eventually
 
@@ -99,6 +100,20 @@ def test_a_bus_that_is_closed_amid_a_publish_leaves_no_connection(bus_dsn: str) 
         gate.rollback()
         publishing.result()
         eventually(lambda: _sessions(sql) == 0)
+
+
+def test_who_is_interrupted_keeps_no_connection(
+    publisher: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(connection: PooledConnection) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patching:
+        patching.setattr(PooledConnection, "check_socket", interrupt)
+        for _ in range(POOL_SIZE):
+            with pytest.raises(KeyboardInterrupt):
+                publisher.publish("a", {})
+    publisher.publish("a", {})
 
 
 def _publishes(bus: Bus) -> bool:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any
@@ -339,3 +340,23 @@ def test_what_is_stored_as_the_bus_is_closed_is_not_said_to_be_refused(
     monkeypatch.setattr(pool, "run", close_behind)
     assert declared.publish("orders.created", 2).queues == 2
     assert ready(make_bus()) == {"audit": 2, "billing": 2}
+
+
+def test_who_is_interrupted_as_it_records_a_type_keeps_nobody_waiting(declared: Bus) -> None:
+    lock = threading.RLock()
+
+    class Interrupting:
+        """As if the signal came between the lock's answer and what is done with it."""
+
+        release = lock.release
+
+        def acquire(self, timeout: float) -> bool:
+            lock.acquire(timeout=timeout)
+            raise KeyboardInterrupt
+
+    declared._contracts._lock = Interrupting()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        declared.publish(Created(order="a"))
+    declared._contracts._lock = lock
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(declared.publish, Created(order="a")).result(10).queues == 2

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -90,8 +91,12 @@ def test_a_type_whose_recording_gets_no_reply(bus: Bus, halted: None) -> None:
 
 
 def test_nobody_waits_for_ever_for_another_that_records_a_type(bus: Bus) -> None:
-    with bus._contracts._lock, pytest.raises(StoreError, match="not answered") as caught:
-        bus.publish(Created(order="a"))
+    with (
+        ThreadPoolExecutor(1) as threads,
+        bus._contracts._lock,
+        pytest.raises(StoreError, match="not answered") as caught,
+    ):
+        threads.submit(bus.publish, Created(order="a")).result()
     assert not caught.value.outcome_unknown
     bus.publish(Created(order="a"))
 

@@ -5,6 +5,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -49,14 +50,14 @@ class Contracts:
         self.service_version = service_version
         self.mode = schemas
         self._wildcards = wildcards
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # which only its holder can release
         # Every publish reads it; whoever has recorded a type adds it.
         self.published: set[type] = set()
         self._renew_at = 0.0
 
     def renew(self) -> None:
         """Begin anew in the child of a fork, where nobody lets go of what the parent's held."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def expire(self, now: float) -> None:
         """Let types be recorded again once an hour, so that it shows who still publishes them.
@@ -87,14 +88,15 @@ class Contracts:
         if kind.__event_topic__ != topic:
             return  # published under a topic that is not the type's own: it defines nothing there
         # One thread asks, the others wait for the answer; not each for those before it in turn.
-        if not self._lock.acquire(timeout=within):
-            raise StoreError(f"the server has not answered for {within:.0f} s")
         try:
+            if not self._lock.acquire(timeout=within):
+                raise StoreError(f"the server has not answered for {within:.0f} s")
             if kind not in self.published:
                 self._record_published(kind, ask)
                 self.published.add(kind)
         finally:
-            self._lock.release()
+            with suppress(RuntimeError):  # the wait for it was too long, or interrupted
+                self._lock.release()
 
     def _record_published(self, kind: type[Event], ask: Ask) -> None:
         schema, downcasts = _described(kind), downcast_versions(kind)

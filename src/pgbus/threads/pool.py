@@ -294,5 +294,8 @@ def _working_one(pool: "ConnectionPool[PooledConnection]") -> PooledConnection:
             connection.check_socket()
         except psycopg.Error:
             pool.putconn(connection)  # which makes another in its place
+        except BaseException:  # interrupted
+            pool.putconn(connection)
+            raise
         else:
             return connection
