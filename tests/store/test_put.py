@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from pgbus import Bus, Outgoing, Receipt, StoreError, Unroutable
+from pgbus.store.publish import _route
 from pgbus.threads.publisher import PART
 from tests.store.queue import Connection, Queue
 from tests.waiting import eventually
@@ -104,6 +105,10 @@ def test_what_is_remembered_of_a_dropped_subscription_is_used_no_more(
         1,
     ]
     assert stored(shops) == {"billing": ["1", "1", "3", "5"], "shipping": ["6"], "reports": []}
+
+
+def test_puts_go_by_the_queues_in_one_order() -> None:
+    assert _route("billing,shipping,audit", "10,9,2").subscriptions == (2, 9, 10)
 
 
 COUNTS = pytest.mark.parametrize("count", [1, 2, 2 * PART], ids=["one", "some", "long"])

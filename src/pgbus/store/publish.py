@@ -114,7 +114,8 @@ def _publish(
 def _route(queues: str, direct: str | None) -> Route:
     if direct is None:
         return Route(queues, None)
-    return Route(queues, tuple(int(number) for number in direct.split(",") if number))
+    # Sorted, so that all that call put_<number> go by the queues in one order.
+    return Route(queues, tuple(sorted(int(number) for number in direct.split(",") if number)))
 
 
 def _count(queues: str) -> int:
