@@ -21,11 +21,18 @@ select pg_backend_pid() = %(pid)s,
         || set_config('log_parameter_max_length_on_error', '0', false)
         || set_config('idle_in_transaction_session_timeout',
             coalesce(%(idle)s, current_setting('idle_in_transaction_session_timeout')), false)
+        -- (Other systems may not have what it takes.)
+        || case when version() ~ 'linux' then
+            set_config('client_connection_check_interval', %(look)s, false) else '' end
     end
 """
 IDLE = 10.0
 """Seconds that a transaction of the bus's own may wait for its next statement. Where a process is
 stopped between two of them, nobody waits any longer for what it has locked."""
+LOOK = 5.0
+"""Seconds between two looks of a backend that is busy, or waits for a lock, whether its client is
+still there. What a client has given up waiting for must not be executed much later, and take leases
+of which nobody knows, nor take up the server's connections meanwhile."""
 
 
 def configure(connection: "psycopg.Connection[Any]", *, may_idle: bool = True) -> None:
@@ -43,6 +50,7 @@ def configure(connection: "psycopg.Connection[Any]", *, may_idle: bool = True) -
     parameters = {
         "pid": connection.info.backend_pid,
         "idle": None if may_idle else f"{1000 * IDLE:.0f}ms",
+        "look": f"{1000 * LOOK:.0f}ms",
     }
     row = connection.execute(_CONFIGURE, parameters, prepare=False).fetchone()
     assert row is not None
