@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pgbus import Bus, ConfigurationError, Event
+from pgbus import Bus, ConfigurationError, Context, Event, Incident, Retry
 from pgbus.threads.crew import Crew
 from pgbus.threads.worker import Worker
 from tests.waiting import eventually
@@ -149,6 +149,54 @@ def test_whom_nobody_could_replace_is_replaced_once_there_are_threads_again(
         eventually(lambda: len(calls) == 2)
         assert not refusals
         go_on.set()
+
+
+def test_where_no_thread_can_be_started_for_a_coroutine_the_next_call_tries_again(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = threading.Thread.start
+    refusals = [RuntimeError("can't start new thread")]
+    attempts: list[int] = []
+
+    def refused(self: threading.Thread) -> None:
+        if self.name == "pgbus-loop" and refusals:
+            raise refusals.pop()
+        start(self)
+
+    @bus.subscribe("orders.*", name="billing", retry=Retry(max_attempts=2, initial=0.01))
+    async def on_order(event: Created, context: Context) -> None:
+        attempts.append(context.attempt)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with bus.running(0.0):
+        bus.publish(Created(order="a"))
+        assert bus.wait_idle(10)
+    assert attempts == [2]
+
+
+def test_a_callback_that_blocks_the_watchdog_holds_up_no_stop(bus: Bus) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    @bus.on_error
+    def tell(incident: Incident) -> None:
+        begun.set()
+        go_on.wait(20)
+
+    @bus.subscribe("orders.*", name="billing", concurrency=1, timeout=0.1)
+    def on_order(event: Created) -> None:
+        go_on.wait(20)
+
+    bus.start()
+    bus.publish(Created(order="a"))
+    assert begun.wait(20)
+    stop = threading.Thread(target=bus.stop, args=[0.0])
+    stop.start()
+    stop.join(10)
+    stopped_in_time = not stop.is_alive()
+    go_on.set()
+    stop.join()
+    assert stopped_in_time
+    eventually(lambda: not threads())
 
 
 def test_less_grace_than_none_is_none(bus: Bus) -> None:

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 Reason = Literal["timeout", "shutdown"]
 CHECK = 1.0
 """Seconds between two looks for stalled connections."""
+PATIENCE = 1.0
+"""Seconds that the watchdog gets to end, which may be in a callback of the user's."""
 
 
 class Call:
@@ -50,6 +52,11 @@ class Call:
         """
         self.started_at = time.monotonic()
         self._end.release()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over, or was abandoned."""
+        return self._end.locked()
 
     def finish(self) -> bool:
         """End the call; false where it had been abandoned."""
@@ -88,12 +95,15 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop watching; returns once the thread has ended."""
+        """Stop watching; returns once the thread has ended, or after :data:`PATIENCE`.
+
+        What outlasts it is an ``on_error`` callback, told of a call that took too long.
+        """
         with self._changed:
             self._stopped = True
             self._changed.notify()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(PATIENCE)
 
     def is_here(self) -> bool:
         """Whether the calling thread is this one."""

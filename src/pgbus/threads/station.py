@@ -37,8 +37,15 @@ class EventLoop:
 
     def call(self, coroutine: Coroutine[Any, Any, Any], call: Call) -> None:
         """Run a coroutine on the loop and wait for its end; its exception passes through."""
-        future = asyncio.run_coroutine_threadsafe(_kept(coroutine), self._running())
+        try:
+            loop = self._running()
+        except BaseException:
+            coroutine.close()
+            raise
+        future = asyncio.run_coroutine_threadsafe(_kept(coroutine), loop)
         call.future = future
+        if call.ended:  # given up before there was anything to cancel
+            future.cancel()
         error = future.result()
         if error is not None:
             raise error
@@ -46,13 +53,26 @@ class EventLoop:
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop, self._ending = asyncio.new_event_loop(), threading.Event()
-                arguments = self._loop, self._ending
-                self._thread = threading.Thread(
-                    target=self._run, args=arguments, name="pgbus-loop", daemon=True
-                )
-                self._thread.start()
+                self._loop = self._start()
             return self._loop
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        """Start a loop in a thread; called with the lock held.
+
+        Raises:
+            RuntimeError: the system has no more threads: the next call tries again.
+        """
+        loop, ending = asyncio.new_event_loop(), threading.Event()
+        thread = threading.Thread(
+            target=self._run, args=(loop, ending), name="pgbus-loop", daemon=True
+        )
+        try:
+            thread.start()
+        except BaseException:
+            loop.close()
+            raise
+        self._thread, self._ending = thread, ending
+        return loop
 
     @staticmethod
     def _run(loop: asyncio.AbstractEventLoop, ending: threading.Event) -> None:
