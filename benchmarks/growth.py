@@ -91,6 +91,7 @@ def growth(run: Run) -> Report:
             "figures: the dearest of the larger backlogs to the smallest",
             f"in front or beside: {_sizes(scale)}",
             f"and {', and '.join(barred(scale))}, beside {min(step, FEW):,} events a round",
+            f"there over {run.repeat // TIMES} rounds; a worker takes that has just begun",
             run.method.replace("unit: events/s", "unit: µs an event (take), events/s"),
         ],
         figures=[
@@ -166,7 +167,8 @@ def _beside(run: Run, name: str, pair: tuple[Shape, Shape], step: int) -> list[S
             run.tell(f"filling {size:,}: {shape.name}")
             backlog = stack.enter_context(Backlog(run.server, shape, size, step))
             cases += _cases(f"beside {name}", title, backlog)
-        return run.rounds(_in_order(cases))
+        # As many as were asked for: each of them may take many seconds.
+        return replace(run, repeat=run.repeat // TIMES).rounds(_in_order(cases))
 
 
 def dearest(series: Sequence[Series], names: Sequence[str], sizes: Sequence[int]) -> list[Figure]:

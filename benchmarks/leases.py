@@ -68,7 +68,14 @@ class Taker:
             awake=False,
         )
         taken = take(self._connection, wish)
-        self._walk.learn(step, lanes, taken.lanes, taken.resume, contested=taken.contested)
+        self._walk.learn(
+            step,
+            lanes,
+            taken.lanes,
+            taken.resume,
+            newest=taken.newest,
+            contested=taken.contested,
+        )
         return taken.read()
 
     def hold(self, events: int) -> None:
