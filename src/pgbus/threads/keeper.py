@@ -13,7 +13,6 @@ from datetime import datetime
 import psycopg
 from psycopg.rows import TupleRow
 
-from pgbus.errors import PgbusError
 from pgbus.store import workers
 from pgbus.store.query import Operation, run
 from pgbus.threads.link import Backoff, Link, Outage, join
@@ -103,7 +102,7 @@ class Keeper:
     def _sign_off(self) -> None:
         try:
             self._link.run(lambda: workers.stop(self.session.id))
-        except (psycopg.Error, PgbusError) as error:
+        except Exception as error:
             # As if the process had died: others take over after the lease.
             self._outage.report("the keeper", error)
 
@@ -113,7 +112,7 @@ class Keeper:
             try:
                 self._beat()
                 self._tend()
-            except (psycopg.Error, PgbusError) as error:
+            except Exception as error:  # without heartbeats all that is in hand would be lost
                 self._outage.report("the keeper", error)
                 if backoff.wait(self._stop):
                     return

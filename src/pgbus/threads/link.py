@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
 
+from pgbus.core.account import exc_info
 from pgbus.core.chance import CHANCE
 from pgbus.errors import PgbusError, StoreError
 from pgbus.store.migrate import NOT_INSTALLED
@@ -258,7 +259,8 @@ class Link:
         """Let ``work`` use the connection, watched.
 
         Raises:
-            psycopg.Error: see :meth:`run`; errors of ``work`` pass through.
+            psycopg.Error: see :meth:`run`; errors of ``work`` pass through, and drop the connection
+                if they are not pgbus's own.
         """
         connection = self.connection()
         try:
@@ -267,6 +269,11 @@ class Link:
         except psycopg.Error as error:
             if is_over(connection, error):
                 self.drop()
+            raise
+        except PgbusError:
+            raise
+        except BaseException:  # amid anything: who knows what the connection still waits for
+            self.drop()
             raise
 
     def sever_if_stalled(self, now: float) -> None:
@@ -330,7 +337,11 @@ def join(thread: threading.Thread, link: Link, until: float) -> bool:
 
 
 class Outage:
-    """What all threads of a bus know of a database that is away: one log line a second at most."""
+    """What all threads of a bus know of a database that is away: one log line a second at most.
+
+    What else keeps one of them from its work is told here, too: no memory, or a log that cannot be
+    written to, is to end none of them. So nothing is raised here, whatever a log's filter does.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -339,6 +350,13 @@ class Outage:
 
     def report(self, who: str, error: BaseException) -> None:
         """Say that ``who`` could not work because of ``error``."""
+        with suppress(Exception):
+            if isinstance(error, psycopg.Error | PgbusError):
+                self._tell(who, error)
+            else:
+                logger.critical("%s failed, and tries again", who, exc_info=exc_info(error))
+
+    def _tell(self, who: str, error: psycopg.Error | PgbusError) -> None:
         now = time.monotonic()
         with self._lock:
             self._since = self._since or now
@@ -346,15 +364,8 @@ class Outage:
             if now - self._last < 1.0:
                 return
             self._last = now
-        cause = error if isinstance(error, PgbusError) else None
-        if isinstance(error, psycopg.Error):
-            cause = as_store_error(error)
-        logger.warning(
-            "%s waits for the database (%.0f s so far): %s",
-            who,
-            away,
-            cause or type(error).__name__,
-        )
+        cause = as_store_error(error) if isinstance(error, psycopg.Error) else error
+        logger.warning("%s waits for the database (%.0f s so far): %s", who, away, cause)
 
     def over(self) -> None:
         """Say that the database answered."""
@@ -363,7 +374,8 @@ class Outage:
         with self._lock:
             since, self._since = self._since, None
         if since is not None:
-            logger.info("the database is back after %.1f s", time.monotonic() - since)
+            with suppress(Exception):
+                logger.info("the database is back after %.1f s", time.monotonic() - since)
 
 
 class Backoff:

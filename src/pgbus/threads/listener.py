@@ -9,10 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-import psycopg
 from psycopg import sql
 
-from pgbus.errors import PgbusError
 from pgbus.threads.link import Backoff, Link, Outage
 
 logger = logging.getLogger(__name__)
@@ -66,7 +64,7 @@ class Listener:
                         )
                         return
                     self._listen(backoff)
-                except (psycopg.Error, PgbusError) as error:
+                except Exception as error:
                     self._link.drop()
                     if self._stop.is_set():
                         return

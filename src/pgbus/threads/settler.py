@@ -97,7 +97,7 @@ class Settler:
             while True:
                 batch, last = self._collect()
                 for group in _groups(batch):
-                    self._settle(group)
+                    self._settle_whatever_happens(group)
                 if batch:
                     self._settled()
                 if last or self._abort.is_set():
@@ -117,6 +117,23 @@ class Settler:
             except queue.Empty:
                 return batch, False
         return batch, True
+
+    def _settle_whatever_happens(self, group: "Sequence[Portion]") -> None:
+        """Settle, and begin again after what nobody foresaw, such as a want of memory.
+
+        What is not settled would stay leased for as long as this worker lives.
+        """
+        backoff = Backoff()
+        sent = False
+        while not self._abort.is_set():
+            try:
+                self._settle(group, sent=sent)
+            except Exception as error:
+                sent = True
+                self._outage.report("the settler", error)
+                backoff.wait(self._abort)
+            else:
+                return
 
     def _settle(self, group: "Sequence[Portion]", *, sent: bool = False) -> None:
         """Settle lanes of one subscription and session, trying until the database answers.
@@ -198,17 +215,17 @@ class Settler:
         A worker that still handles some lets go itself, once it has heard: until then nobody else
         may get the key.
         """
-        logger.error(
+        if not _says_something(one):
+            one.subscription.settled([(one.hold, 0, True)])  # for as long as this worker lives
+        else:
+            one.hold.refused = True
+            if one.lane.release:
+                self._settle([one])
+        logger.error(  # last, because a filter of the user's may raise
             "subscription %s: an event cannot be settled and is delivered again: %s",
             one.subscription.name,
             as_store_error(error),
         )
-        if not _says_something(one):
-            one.subscription.settled([(one.hold, 0, True)])  # for as long as this worker lives
-            return
-        one.hold.refused = True
-        if one.lane.release:
-            self._settle([one])
 
     def _finish(self, group: "Sequence[Portion]", owned: set[int], *, sent: bool) -> None:
         for one in group:
