@@ -3,6 +3,7 @@
 import math
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -164,3 +165,42 @@ def test_heartbeats_go_on_while_many_ids_are_forgotten(bus_dsn: str) -> None:
             keeper._tidied_at = -math.inf
             eventually(forgotten)
             assert (keeper.session, session.dead, reaped) == (session, False, [])
+
+
+def test_who_comes_back_after_an_outage_lets_the_others_come_back_first(
+    make_bus: Callable[..., Bus], bus_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was none of the server, which would have told the database so: of the network, say."""
+    monkeypatch.setattr(Keeper, "_keep", lambda self: self._stop.wait())
+    keepers = []
+    for _ in range(2):
+        bus = make_bus(lease=1.0)
+        bus.subscribe("a", name="billing")(lambda event: None)
+        bus.start()
+        assert bus._engine is not None
+        keepers.append(bus._engine._keeper)
+    first, second = keepers
+    with psycopg.connect(bus_dsn, autocommit=True) as connection:
+
+        def expired() -> int:
+            return connection.execute(
+                "select from pgbus.worker w where pgbus.ends_at(w) < clock_timestamp()"
+            ).rowcount
+
+        def is_dead_once_more_is_reaped() -> bool:
+            first._beat()
+            first._tend()
+            return (
+                connection.execute(
+                    "select from pgbus.worker where id = %s and dead_at is not null",
+                    [second.session.id],
+                ).rowcount
+                == 1
+            )
+
+        eventually(lambda: expired() == 2 and first.session.lost)
+        assert not is_dead_once_more_is_reaped()
+        session = second.session
+        second._beat()
+        assert (second.session, session.dead) == (session, False)
+        eventually(is_dead_once_more_is_reaped)  # it has fallen silent alone

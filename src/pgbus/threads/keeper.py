@@ -1,10 +1,13 @@
 """The keeper sends the heartbeats, on a connection of its own that no work can starve.
 
-It also reaps workers that fell silent, and gives back what takes won whose replies were lost.
+It also reaps workers that fell silent, and gives back what takes won whose replies were lost. After
+an outage in which its own lease ran out, it spares the others for one more: unless the server was
+restarted, which the database knows of, the first to come back would declare dead all who live.
 Heartbeats outlive the work: it stops when all that is done is settled.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -57,6 +60,8 @@ class Keeper:
         self._stop = threading.Event()
         self._tidied_at = time.monotonic()
         self._untidy = False
+        # Until when others, who could not be heard either, may come back before they are reaped.
+        self._sparing_until = -math.inf
         self._warned_of: tuple[int, datetime] | None = None
         self._thread = threading.Thread(target=self._run, name="pgbus-keeper", daemon=True)
 
@@ -125,7 +130,11 @@ class Keeper:
     def _beat(self) -> None:
         session = self.session
         sent_at = now()
-        if self._link.run(lambda: workers.heartbeat(session.id)):
+        late = session.lost
+        alive = self._link.run(lambda: workers.heartbeat(session.id))
+        if late or session.lost:  # perhaps nobody was heard, and all come back one by one
+            self._sparing_until = now() + self._lease
+        if alive:
             session.renew(sent_at)
             return
         # Declared dead: every lease is gone. Begin again under a new id.
@@ -137,14 +146,8 @@ class Keeper:
         self._reborn()
 
     def _tend(self) -> None:
-        for dead in self._link.run(workers.reap):
-            logger.warning(
-                "worker %s on %s (process %d) fell silent: %d of its keys are free again",
-                dead.service,
-                dead.host,
-                dead.pid,
-                dead.lanes,
-            )
+        if now() >= self._sparing_until:
+            self._reap()
         session = self.session
         doubts = session.doubts()
         if doubts:
@@ -158,6 +161,17 @@ class Keeper:
             self._untidy = self._link.run(workers.forget_published)
             if not self._untidy:
                 self._warn_of_old_transaction()
+
+    def _reap(self) -> None:
+        """Declare dead who fell silent."""
+        for dead in self._link.run(workers.reap):
+            logger.warning(
+                "worker %s on %s (process %d) fell silent: %d of its keys are free again",
+                dead.service,
+                dead.host,
+                dead.pid,
+                dead.lanes,
+            )
 
     def _warn_of_old_transaction(self) -> None:
         found = self._link.run(lambda: workers.oldest_transaction(OLD))
