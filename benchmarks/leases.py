@@ -73,7 +73,7 @@ class Taker:
             lanes,
             taken.lanes,
             taken.resume,
-            newest=taken.newest,
+            live=taken.live,
             contested=taken.contested,
         )
         return taken.read()

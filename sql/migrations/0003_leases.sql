@@ -115,9 +115,9 @@ create or replace function pgbus.:function(
 -- One row a message, in order within its lane; a row without msg_id for a lane that turned out to
 -- be empty, or that p_bytes did not reach (the caller gives it back); and a last row that sums up:
 -- msg_id is the last lane or msg_id that was looked at, or null where that was the end; lane, by
--- arrival, the last msg_id in any case; available whether another take won most of what seemed to be
--- free; failures how many lanes were won, deaths how many of the rows bring nothing to handle, suspect
--- whether one of them is a suspect.
+-- arrival, the first msg_id of a free lane, or where nothing was free the one behind the last;
+-- available whether another take won most of what seemed to be free; failures how many lanes were won,
+-- deaths how many of the rows bring nothing to handle, suspect whether one of them is a suspect.
 returns table (
     lane bigint, msg_id bigint, available boolean, enqueued_at timestamptz, body text, headers text,
     failures integer, deaths integer, suspect boolean
@@ -132,7 +132,7 @@ declare
     won bigint[];
     suspects bigint[];
     seen bigint;
-    newest bigint;
+    live bigint;
     contested boolean;
     place bigint;
     reached bigint := 0;    -- the place of the last lane that has a row
@@ -214,8 +214,8 @@ begin
         ) end,
         2 * count(*) < (
             select count(*) from head h where h.suspect is null or (p_suspect and h.n = 1)),
-        (select max(r.last) from arrived r)
-        into won, suspects, seen, contested, newest
+        (select coalesce(min(r.first) filter (where r.free), max(r.last) + 1) from arrived r)
+        into won, suspects, seen, contested, live
         from got g;
 
     -- Text is made of one event after the other, and of none once they come to p_bytes: what is stored
@@ -257,7 +257,7 @@ begin
     end if;
 
     return query
-    select newest, seen, contested, null::timestamptz, null, null,
+    select live, seen, contested, null::timestamptz, null, null,
         coalesce(cardinality(won), 0), vain,
         coalesce(cardinality(array_remove(suspects, null)), 0) > 0;
 end

@@ -98,7 +98,7 @@ _RELEASE = """    delete from pgbus.lease l
 """
 _STASH = """,
         (select array_agg(m) from pgmq.:queue m where :lane in (select g.lane from got g))
-        into won, suspects, seen, contested, newest, stash
+        into won, suspects, seen, contested, live, stash
 """
 _THEFT = """    delete from pgbus.lease l using pgbus.worker w
     where l.subscription = :id and w.id = l.worker and w.id <> p_worker and w.dead_at is null
@@ -127,7 +127,7 @@ MUTANTS: dict[str, Mutant] = {
                 "take",
                 (
                     (r"(?<=use_column\ndeclare\n)", "    stash pgmq.:queue[];\n"),
-                    (r"\n        into won, suspects, seen, contested, newest\n", _STASH),
+                    (r"\n        into won, suspects, seen, contested, live\n", _STASH),
                     (r"(?<=m\.headers from )pgmq\.:queue m", "unnest(stash) m"),
                 ),
             ),

@@ -49,9 +49,9 @@ keep it from ever reaching the others."""
 MOST_EVADED: Final = 20_000
 """How many events to keep out of the way of another process, at most."""
 RECENT: Final = 1_000
-"""The newest events that are looked at again and again beside a crowd: some of them were committed
-later than newer ones, or came while another event of their key was in hand."""
-MOST_NEWEST: Final = 4
+"""How many ids before the first that was free to begin again, beside a crowd: some events were
+committed later than newer ones, or came while another of their key was in hand."""
+MOST_NEWEST: Final = 16
 """Of so many steps beside a crowd, one goes by lanes at least."""
 
 
@@ -93,11 +93,14 @@ class Walk:
         # For how many takes to stay with the lanes: of those, how many are left.
         self._detours = 0
         self._detours_left = 0
-        # Beside a crowd: from where on events are new, how many to look at, whether it is their
-        # turn, and whether it would be the lanes' otherwise.
+        # Beside a crowd: where to go on among the newest events, and how many to look at (0: as
+        # many as else); the first that was free since the way through them began, and the steps
+        # since; whether it is their turn, and whether it would be the lanes' otherwise.
         self._crowded = False
-        self._recent = FIRST_EVENT
+        self._newest = FIRST_EVENT
         self._glance = 2 * RECENT
+        self._live: int | None = None
+        self._glances = 0
         self._newest_next = False
         self._everywhere = True
 
@@ -110,15 +113,19 @@ class Walk:
         self._steps += 1
         if self._crowded and (self._newest_next or not everywhere):
             self._everywhere = everywhere
-            return Step(by_arrival=True, start=self._recent, visits=self._glance, newest=True)
+            visits = self._glance or self._visits(lanes)
+            return Step(by_arrival=True, start=self._newest, visits=visits, newest=True)
         start = self._event if self._by_arrival else self._lane
         if self._steps % STROLL == 0 and start not in (FIRST_LANE, FIRST_EVENT):
             return Step(by_arrival=False, start=_anywhere(), visits=MOST_VISITS, stroll=True)
         visits = MOST_VISITS
         if self._by_arrival:
-            wanted = 0 if self._leaps else int(lanes * self._spread)
-            visits = max(LEAST_EVENTS, min(MOST_VISITS, wanted))
+            visits = LEAST_EVENTS if self._leaps else self._visits(lanes)
         return Step(self._by_arrival, start, visits)
+
+    def _visits(self, lanes: int) -> int:
+        """Return at how many events to look for so many lanes, as far as is known."""
+        return max(LEAST_EVENTS, min(MOST_VISITS, int(lanes * self._spread)))
 
     def learn(
         self,
@@ -127,7 +134,7 @@ class Walk:
         found: int,
         resume: int | None,
         *,
-        newest: int | None = None,
+        live: int | None = None,
         contested: bool = False,
     ) -> bool:
         """Learn what became of a step.
@@ -135,7 +142,8 @@ class Walk:
         Parameters:
             wished, found: how many lanes were asked for, and leased.
             resume: where to go on; ``None`` at the end.
-            newest: the last event that a step by arrival has looked at, if any.
+            live: of a step by arrival the first event whose lane was free or, where none was, the
+                one behind the last; ``None`` where it saw none.
             contested: whether another process won most of what there was.
 
         Returns:
@@ -145,7 +153,7 @@ class Walk:
         if step.stroll:
             return False
         if step.newest:
-            return self._saw_the_newest(wished, found, resume, newest)
+            return self._saw_the_newest(step, wished, found, resume, live)
         if contested and resume is not None:
             self._evade(step, resume)
             return False
@@ -165,17 +173,31 @@ class Walk:
             self._lane = _anywhere()
 
     def _saw_the_newest(
-        self, wished: int, found: int, resume: int | None, newest: int | None
+        self, step: Step, wished: int, found: int, resume: int | None, live: int | None
     ) -> bool:
         # The others must have their turn, however much comes.
         self._newest_next = found >= wished and self._steps % MOST_NEWEST != 0
-        little = resume is not None and found < wished
-        self._glance = min(MOST_VISITS, 2 * self._glance) if little else 2 * RECENT
-        if resume is not None:
-            self._recent = resume
-        elif newest is not None:
-            self._recent = newest + 1 - RECENT
-        return resume is None and not self._everywhere
+        if found and self._live is None:
+            self._live = live
+        self._glances += 1
+        if resume is None or self._glances >= RETURN:
+            again = live if self._live is None else self._live
+            if again is not None:
+                self._newest = max(FIRST_EVENT, again - RECENT)
+            self._live, self._glances, self._glance = None, 0, 2 * RECENT
+            return resume is None and not self._everywhere
+        self._newest = resume
+        helped = self._helped(step, wished, found)
+        self._glance = 0 if helped else min(MOST_VISITS, 2 * step.visits)
+        return False
+
+    def _helped(self, step: Step, wished: int, found: int) -> bool:
+        """Return whether it was worth while to go by arrival, and learn how far to look."""
+        helped = found >= wished or found * MOST_SPREAD >= step.visits
+        if helped:
+            grown = 0.9 if found >= wished else 1.25
+            self._spread = max(1.0, min(MOST_SPREAD, self._spread * grown))
+        return helped
 
     def _went_by_lanes(self, step: Step, wished: int, found: int, resume: int | None) -> bool:
         self._barren = not found and (self._barren or step.goes_through)
@@ -195,11 +217,9 @@ class Walk:
     def _went_by_arrival(self, step: Step, wished: int, found: int, resume: int | None) -> None:
         self._barren = False
         self._passed += 1
-        helped = found >= wished or found * MOST_SPREAD >= step.visits
+        helped = self._helped(step, wished, found)
         if helped:
             self._detours = 0
-            grown = 0.9 if found >= wished else 1.25
-            self._spread = max(1.0, min(MOST_SPREAD, self._spread * grown))
         if self._passed >= RETURN:
             self._return()
         elif resume is None:

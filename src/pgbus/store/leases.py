@@ -55,7 +55,7 @@ class Taken:
         self._wish = wish
         self._rows = rows
         self._last = len(rows) - 1
-        [(newest, seen, contested, _, _, _, lanes, vain, suspect)] = rows.load(
+        [(live, seen, contested, _, _, _, lanes, vain, suspect)] = rows.load(
             self._last, self._last + 1
         )
         self.lanes: int = lanes
@@ -70,8 +70,9 @@ class Taken:
         """Whether one of them is the suspect of a worker's death."""
         self.resume: int | None = None if seen is None or seen >= LAST_LANE else seen + 1
         """Where the next step of the walk begins; ``None`` where this one came to the end."""
-        self.newest: int | None = newest
-        """The id of the last message that a step by arrival looked at."""
+        self.live: int | None = live
+        """Of a step by arrival the first event whose lane was free or, where none was, the one
+        behind the last; ``None`` where there was none to look at."""
 
     def read(self) -> Leased:
         """Return the lanes with their events."""

@@ -176,6 +176,7 @@ class Fetcher:
                 subscription.nap = None
             if subscription.name in rung:
                 subscription.rounds.press()
+                subscription.rung = True
             due = subscription.round_at is not None and subscription.round_at <= now
             if due:
                 subscription.round_at = None
@@ -260,7 +261,7 @@ class Fetcher:
             order.lanes,
             taken.lanes,
             taken.resume,
-            newest=taken.newest,
+            live=taken.live,
             contested=taken.contested,
         )
         subscription.vain += idle
@@ -344,12 +345,14 @@ class Fetcher:
             moved: whether the poll itself has brought events to queues.
         """
         rounds = subscription.rounds
-        if moved or not subscription.asleep:
-            # Nobody has told of what came, and before it fell asleep it need not be the newest.
+        if moved or subscription.rung or not subscription.asleep:
+            # Nobody has told of what came, or has become visible since the look that a timer rang
+            # for; and it need not be the newest.
             rounds.press()
             subscription.ready = subscription.ready or bool(answer.ready)
         elif answer.ready and rounds.due_at() <= now:
             subscription.ready = True
+        subscription.rung = False
         subscription.asleep = subscription.asleep or bool(answer.asleep)
 
 
