@@ -158,7 +158,7 @@ class Walk:
             self._evade(step, resume)
             return False
         if step.by_arrival:
-            self._went_by_arrival(step, wished, found, resume)
+            self._went_by_arrival(step, wished, found, resume, live)
             return False
         return self._went_by_lanes(step, wished, found, resume)
 
@@ -177,19 +177,25 @@ class Walk:
     ) -> bool:
         # The others must have their turn, however much comes.
         self._newest_next = found >= wished and self._steps % MOST_NEWEST != 0
-        if found and self._live is None:
-            self._live = live
+        self._note_live(found, live)
         self._glances += 1
         if resume is None or self._glances >= RETURN:
-            again = live if self._live is None else self._live
-            if again is not None:
-                self._newest = max(FIRST_EVENT, again - RECENT)
-            self._live, self._glances, self._glance = None, 0, 2 * RECENT
+            self._begin_newest(live if self._live is None else self._live)
             return resume is None and not self._everywhere
         self._newest = resume
         helped = self._helped(step, wished, found)
         self._glance = 0 if helped else min(MOST_VISITS, 2 * step.visits)
         return False
+
+    def _note_live(self, found: int, live: int | None) -> None:
+        if found and self._live is None:
+            self._live = live
+
+    def _begin_newest(self, live: int | None) -> None:
+        """Begin anew among the newest events: with these."""
+        if live is not None:
+            self._newest = max(FIRST_EVENT, live - RECENT)
+        self._live, self._glances, self._glance = None, 0, 2 * RECENT
 
     def _helped(self, step: Step, wished: int, found: int) -> bool:
         """Return whether it was worth while to go by arrival, and learn how far to look."""
@@ -214,9 +220,12 @@ class Walk:
             self._by_arrival = True
         return self._barren and resume is None
 
-    def _went_by_arrival(self, step: Step, wished: int, found: int, resume: int | None) -> None:
+    def _went_by_arrival(
+        self, step: Step, wished: int, found: int, resume: int | None, live: int | None
+    ) -> None:
         self._barren = False
         self._passed += 1
+        self._note_live(found, live)
         helped = self._helped(step, wished, found)
         if helped:
             self._detours = 0
@@ -260,6 +269,8 @@ class Walk:
 
     def _return(self) -> None:
         """Begin with the oldest event at the next step by arrival."""
+        if self._passed:
+            self._begin_newest(self._live)
         self._event, self._passed = FIRST_EVENT, 0
         self._end_leaps()
 
