@@ -205,9 +205,12 @@ begin
     end if;
     skipped := duplicates || late;
 
+    -- In the order of a put, too: what else hangs on inserts may lock something until the commit, and
+    -- two that go in two orders wait for each other.
     for queue in
-        select distinct q.name from unnest(queues) as r(list), unnest(string_to_array(r.list, ',')) as q(name)
-        order by q.name
+        select q.name from unnest(queues) as r(list), unnest(string_to_array(r.list, ',')) as q(name)
+        left join pgbus.subscription s on s.name = q.name
+        group by q.name, s.id order by s.id, q.name
     loop
         if starts_with(queue, 'pgbus_tail_') then
             perform pgbus.feed_tail(queue, array_agg(e.body order by e.n), array_agg(e.header order by e.n))

@@ -154,8 +154,9 @@ begin
         select id from pgbus.scheduled where due_at <= moment
         order by due_at, id limit p_limit);
     for queue in
-        select distinct q.name from pgbus.scheduled s, unnest(s.queues) as q(name)
-        where s.id = any (due) order by q.name
+        select q.name from pgbus.scheduled s cross join unnest(s.queues) as q(name)
+        left join pgbus.subscription t on t.name = q.name
+        where s.id = any (due) group by q.name, t.id order by t.id, q.name
     loop
         if starts_with(queue, 'pgbus_tail_') then
             perform pgbus.feed_tail(queue, array_agg(s.body::text order by s.due_at, s.id),

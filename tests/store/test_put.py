@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from uuid import UUID
 
 import pytest
 
@@ -109,6 +110,37 @@ def test_what_is_remembered_of_a_dropped_subscription_is_used_no_more(
 
 def test_puts_go_by_the_queues_in_one_order() -> None:
     assert _route("billing,shipping,audit", "10,9,2").subscriptions == (2, 9, 10)
+
+
+NOTED = """
+create table noted (n integer generated always as identity, queue name);
+create function note() returns trigger language plpgsql as
+$$ begin insert into public.noted (queue) values (tg_table_name); return null; end $$;
+create trigger note after insert on pgmq.q_alpha for each row execute function note();
+create trigger note after insert on pgmq.q_zeta for each row execute function note();
+"""
+
+
+@pytest.mark.parametrize("how", ["remembered", "with an id", "due"])
+def test_whatever_stores_goes_by_the_queues_in_one_order(
+    bus: Bus, connection: Connection, how: str
+) -> None:
+    """What hangs on inserts, as pgmq's notifications, may lock something until the commit."""
+    for name in ("zeta", "alpha"):
+        Queue(connection, name)
+        connection.execute("select pgmq.bind_topic('a', %s)", (name,))
+    bus.publish("a", 1)
+    connection.execute(NOTED)
+    match how:
+        case "remembered":
+            bus.publish("a", 1)
+        case "with an id":
+            bus.publish("a", 1, id=UUID(int=1))
+        case "due":
+            bus.publish("a", 1, delay=0.001)
+            eventually(lambda: connection.execute("select pgbus.promote(9)").fetchone() == (1,))
+    rows = connection.execute("select queue from noted order by n").fetchall()
+    assert rows == [("q_zeta",), ("q_alpha",)]
 
 
 COUNTS = pytest.mark.parametrize("count", [1, 2, 2 * PART], ids=["one", "some", "long"])
