@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pgbus.core import walk
+from pgbus.core import newest, walk
+from pgbus.core.newest import FIRST_EVENT
 from pgbus.core.walk import (
-    FIRST_EVENT,
     LEAST_EVENTS,
     MOST_EVADED,
     MOST_VISITS,
@@ -105,7 +105,7 @@ def test_whatever_waits_is_found_before_the_walk_says_that_nothing_is_free(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(walk, "MOST_VISITS", visits)  # of few, 61 lanes are a crowd
-        patch.setattr(walk, "RECENT", visits // 2)
+        patch.setattr(newest, "RECENT", visits // 2)
         waiting, way = Waiting(lanes, leased), Walk()
         for number in range(1000):
             wished = wishes[number % len(wishes)]
@@ -226,7 +226,7 @@ def a_crowd(lanes: int) -> tuple[Waiting, Walk]:
 def crowd(monkeypatch: pytest.MonkeyPatch) -> tuple[Waiting, Walk]:
     """The same in small, and a walk that has gone round it and seen the newest events."""
     monkeypatch.setattr(walk, "MOST_VISITS", 50)
-    monkeypatch.setattr(walk, "RECENT", 10)
+    monkeypatch.setattr(newest, "RECENT", 10)
     waiting, way = a_crowd(500)
     gone_round(waiting, way)
     while not waiting.teach(way, way.next(100, everywhere=False), 100):

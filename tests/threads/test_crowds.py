@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from pgbus import Bus, Event
-from pgbus.core import rounds, walk
+from pgbus.core import newest, rounds, walk
 from pgbus.core.walk import Step
 from pgbus.store import leases, query
 from pgbus.store.leases import Take, Taken
@@ -29,7 +29,7 @@ class Created(Event, topic="orders.created", key="order"):
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
     """The steps of all takes; of 50 lanes and more, so that the crowd is one."""
     monkeypatch.setattr(walk, "MOST_VISITS", 50)
-    monkeypatch.setattr(walk, "RECENT", 10)
+    monkeypatch.setattr(newest, "RECENT", 10)
     steps: list[Step] = []
 
     def take(connection: "psycopg.Connection[Any]", order: Take) -> Taken:

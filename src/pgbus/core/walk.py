@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from pgbus.core.chance import CHANCE
+from pgbus.core.newest import FIRST_EVENT, Newest
 from pgbus.model.delivery import FIRST_LANE, LAST_LANE
 
-FIRST_EVENT: Final = -(2**63)
 LAST_EVENT: Final = 2**63 - 1
 MOST_VISITS: Final = 5_000
 """Lanes, or events, to look at in one take."""
@@ -48,9 +48,6 @@ STROLL: Final = 16
 keep it from ever reaching the others."""
 MOST_EVADED: Final = 20_000
 """How many events to keep out of the way of another process, at most."""
-RECENT: Final = 1_000
-"""How many ids before the first that was free to begin again, beside a crowd: some events were
-committed later than newer ones, or came while another of their key was in hand."""
 MOST_NEWEST: Final = 16
 """Of so many steps beside a crowd, one goes by lanes at least."""
 
@@ -93,14 +90,9 @@ class Walk:
         # For how many takes to stay with the lanes: of those, how many are left.
         self._detours = 0
         self._detours_left = 0
-        # Beside a crowd: where to go on among the newest events, and how many to look at (0: as
-        # many as else); the first that was free since the way through them began, and the steps
-        # since; whether it is their turn, and whether it would be the lanes' otherwise.
+        # Beside a crowd: whether it is the newest events' turn, and else the lanes'.
         self._crowded = False
-        self._newest = FIRST_EVENT
-        self._glance = 2 * RECENT
-        self._live: int | None = None
-        self._glances = 0
+        self._newest = Newest(MOST_VISITS)
         self._newest_next = False
         self._everywhere = True
 
@@ -113,8 +105,8 @@ class Walk:
         self._steps += 1
         if self._crowded and (self._newest_next or not everywhere):
             self._everywhere = everywhere
-            visits = self._glance or self._visits(lanes)
-            return Step(by_arrival=True, start=self._newest, visits=visits, newest=True)
+            visits = self._newest.visits(self._visits(lanes))
+            return Step(by_arrival=True, start=self._newest.start, visits=visits, newest=True)
         start = self._event if self._by_arrival else self._lane
         if self._steps % STROLL == 0 and start not in (FIRST_LANE, FIRST_EVENT):
             return Step(by_arrival=False, start=_anywhere(), visits=MOST_VISITS, stroll=True)
@@ -152,13 +144,15 @@ class Walk:
         """
         if step.stroll:
             return False
+        if step.by_arrival:
+            self._newest.note(found, live)
         if step.newest:
             return self._saw_the_newest(step, wished, found, resume, live)
         if contested and resume is not None:
             self._evade(step, resume)
             return False
         if step.by_arrival:
-            self._went_by_arrival(step, wished, found, resume, live)
+            self._went_by_arrival(step, wished, found, resume)
             return False
         return self._went_by_lanes(step, wished, found, resume)
 
@@ -177,25 +171,9 @@ class Walk:
     ) -> bool:
         # The others must have their turn, however much comes.
         self._newest_next = found >= wished and self._steps % MOST_NEWEST != 0
-        self._note_live(found, live)
-        self._glances += 1
-        if resume is None or self._glances >= RETURN:
-            self._begin_newest(live if self._live is None else self._live)
-            return resume is None and not self._everywhere
-        self._newest = resume
         helped = self._helped(step, wished, found)
-        self._glance = 0 if helped else min(MOST_VISITS, 2 * step.visits)
-        return False
-
-    def _note_live(self, found: int, live: int | None) -> None:
-        if found and self._live is None:
-            self._live = live
-
-    def _begin_newest(self, live: int | None) -> None:
-        """Begin anew among the newest events: with these."""
-        if live is not None:
-            self._newest = max(FIRST_EVENT, live - RECENT)
-        self._live, self._glances, self._glance = None, 0, 2 * RECENT
+        ended = self._newest.learn(step.visits, resume, live, helped=helped)
+        return ended and not self._everywhere
 
     def _helped(self, step: Step, wished: int, found: int) -> bool:
         """Return whether it was worth while to go by arrival, and learn how far to look."""
@@ -220,12 +198,9 @@ class Walk:
             self._by_arrival = True
         return self._barren and resume is None
 
-    def _went_by_arrival(
-        self, step: Step, wished: int, found: int, resume: int | None, live: int | None
-    ) -> None:
+    def _went_by_arrival(self, step: Step, wished: int, found: int, resume: int | None) -> None:
         self._barren = False
         self._passed += 1
-        self._note_live(found, live)
         helped = self._helped(step, wished, found)
         if helped:
             self._detours = 0
@@ -270,7 +245,7 @@ class Walk:
     def _return(self) -> None:
         """Begin with the oldest event at the next step by arrival."""
         if self._passed:
-            self._begin_newest(self._live)
+            self._newest.begin()
         self._event, self._passed = FIRST_EVENT, 0
         self._end_leaps()
 
