@@ -8,7 +8,7 @@ ARGS ?=
 # Debian's packaged PostgreSQL 15, where it is installed: its build differs from the embedded one.
 DEBIAN_15 := $(wildcard /usr/lib/postgresql/15/bin)
 # What does not depend on the server's release is tested once.
-ONCE := benchmarks cli/test_demo.py core docs embedded examples packaging real schemas/test_fit.py torture typing
+ONCE := benchmarks cli core docs embedded examples model packaging real schemas/test_fit.py torture typing
 
 INSTALL = "$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable
 
