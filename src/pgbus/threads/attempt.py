@@ -58,9 +58,9 @@ class Attempts:
         self._transactions = Transactions(station.server, station.watchdog)
         self._backoff = Backoff()
 
-    def is_over(self, holds: Sequence[Hold]) -> bool:
+    def is_too_late(self, holds: Sequence[Hold]) -> bool:
         """Whether nothing more may be begun for chunks, which are all of one session."""
-        given_up = any(hold.abandoned or hold.fenced or hold.refused for hold in holds)
+        given_up = any(hold.given_up for hold in holds)
         return self._subscription.closed or given_up or holds[0].session.lost
 
     def rest(self) -> None:
@@ -157,7 +157,7 @@ class Attempts:
         broke = True
         try:
             connection = transactions.begin(delivery.hold.session)
-            if self.is_over(holds):  # to connect may take seconds
+            if self.is_too_late(holds):  # to connect may take seconds
                 transactions.roll_back()
                 return NOT_BEGUN
             try:

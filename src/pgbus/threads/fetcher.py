@@ -105,10 +105,12 @@ class Fetcher:
 
     def expect(self, name: str, seconds: float) -> None:
         """Look at a subscription again in ``seconds``, when a retry of its falls due."""
-        moment = time.monotonic() + seconds
+        self._set_timer(name, time.monotonic() + seconds)
+        self._wake.set()
+
+    def _set_timer(self, name: str | None, moment: float) -> None:
         with self._lock:
             self._due[name] = min(moment, self._due.get(name, moment))
-        self._wake.set()
 
     def _run(self) -> None:
         backoff = Backoff()
@@ -171,16 +173,14 @@ class Fetcher:
             for name in rung:
                 del self._due[name]
         for subscription in self._subscriptions:
-            over = subscription.nap is not None and subscription.nap <= now
-            if over:
-                subscription.nap = None
             if subscription.name in rung:
                 subscription.rounds.press()
-                subscription.rung = True
-            due = subscription.round_at is not None and subscription.round_at <= now
-            if due:
+                subscription.rung = subscription.ready = True
+            if subscription.nap is not None and subscription.nap <= now:
+                subscription.nap = None
+                subscription.ready = True
+            if subscription.round_at is not None and subscription.round_at <= now:
                 subscription.round_at = None
-            if over or due or subscription.name in rung:
                 subscription.ready = True
         if rung:
             # Only the next due moment was known: a poll promotes what is due, and asks for another.
@@ -265,15 +265,15 @@ class Fetcher:
             contested=taken.contested,
         )
         subscription.vain += idle
-        if idle:
-            self._put_off(subscription, order.step, now)
         if not idle:
             subscription.ready = True
-        elif subscription.flow.is_fast(now):
+            return True
+        self._put_off(subscription, order.step, now)
+        if subscription.flow.is_fast(now):
             subscription.nap = now + NAP
         elif not subscription.asleep:
             self._next_poll = min(self._next_poll, now + self._patience)
-        return not idle
+        return False
 
     @staticmethod
     def _put_off(subscription: Subscription, step: Step, now: float) -> None:
@@ -330,8 +330,7 @@ class Fetcher:
                 # What is due, and was not moved, somebody else is about to move, or keeps from it.
                 over = answer.next_due <= 0 and not moved
                 wait = self._patience if over else max(0.0, answer.next_due) + 0.001
-                with self._lock:
-                    self._due[name] = min(now + wait, self._due.get(name, now + wait))
+                self._set_timer(name, now + wait)
             if subscription is not None:
                 self._heed(subscription, answer, now, moved=moved)
         restless = any(not one.asleep for one in idle)

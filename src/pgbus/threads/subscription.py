@@ -48,9 +48,14 @@ class Hold(msgspec.Struct, eq=False):
         self.unsettled = len(self.chunk.messages)
 
     @property
+    def given_up(self) -> bool:
+        """Whether somebody has marked this chunk as one of which nothing counts any more."""
+        return self.abandoned or self.fenced or self.refused
+
+    @property
     def lost(self) -> bool:
         """Whether nothing that is done under it can count any more."""
-        return self.abandoned or self.fenced or self.refused or self.session.lost
+        return self.given_up or self.session.lost
 
 
 class Parcel(NamedTuple):

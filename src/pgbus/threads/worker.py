@@ -274,7 +274,7 @@ class Worker:
         result = DONE
         holds = [portion.hold for portion, _ in trying]
         try:
-            if self._attempts.is_over(holds):
+            if self._attempts.is_too_late(holds):
                 result = NOT_BEGUN
             elif self._attempts.transactional:
                 result = self._attempts.transact(first, holds, argument, context, finish)
