@@ -8,6 +8,7 @@ import pytest
 
 from pgbus import Bus, ConfigurationError, Context, Event, Incident, Retry
 from pgbus.threads.crew import Crew
+from pgbus.threads.listener import Listener
 from pgbus.threads.worker import Worker
 from tests.waiting import eventually
 
@@ -148,6 +149,60 @@ def test_whom_nobody_could_replace_is_replaced_once_there_are_threads_again(
         bus.publish(Created(order="a"))
         eventually(lambda: len(calls) == 2)
         assert not refusals
+        go_on.set()
+
+
+def test_a_handler_cannot_stop_the_bus_that_is_still_starting(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can begin before ``start`` has returned."""
+    start, refused = Listener.start, threading.Event()
+
+    def late(self: Listener) -> None:
+        assert refused.wait(20)
+        start(self)
+
+    @bus.subscribe("orders.*", name="billing")
+    def on_order(event: Created) -> None:
+        with pytest.raises(ConfigurationError, match="none of them can call it"):
+            bus.stop()
+        refused.set()
+
+    bus.declare()
+    bus.publish(Created(order="a"))
+    monkeypatch.setattr(Listener, "start", late)
+    with bus.running():
+        assert bus.wait_idle(10)
+        assert bus.status("billing")[0].workers == 1, "it runs on"
+
+
+def test_a_handler_of_a_worker_that_has_just_taken_a_place_cannot_stop_the_bus(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, begun, go_on, refused = Worker.start, *(threading.Event() for _ in range(3))
+
+    def late(self: Worker) -> None:
+        start(self)
+        if self.number == 2:
+            # Its handler has begun, and has all the time to ask.
+            assert begun.wait(20)
+            threading.Event().wait(0.2)
+
+    @bus.subscribe("orders.*", name="billing", concurrency=1, timeout=1.0)
+    def on_order(event: Created) -> None:
+        if event.order == "slow":
+            go_on.wait(20)
+            return
+        begun.set()
+        with pytest.raises(ConfigurationError, match="none of them can call it"):
+            bus.stop(0.0)
+        refused.set()
+
+    monkeypatch.setattr(Worker, "start", late)
+    with bus.running(0.0):
+        bus.publish(Created(order="slow"))
+        bus.publish(Created(order="quick"))
+        assert refused.wait(20)
         go_on.set()
 
 

@@ -400,9 +400,14 @@ class Bus(Administration):
                 window=self._window,
                 report=self._report,
             )
-            with translated():
-                engine.start()
+            # Before it starts: a handler may ask to stop the bus before that returns.
             self._engine = engine
+            try:
+                with translated():
+                    engine.start()
+            except BaseException:
+                self._engine = None
+                raise
 
     def stop(self, timeout: float = GRACE) -> None:
         """Stop: handlers finish, at most for ``timeout`` seconds; the rest goes back; idempotent.

@@ -29,19 +29,11 @@ class Crew:
             self._hire()
 
     def _hire(self) -> None:
-        with self._lock:
+        with self._lock:  # until it is one of them: its handler may ask at once whether it is
             self._count += 1
             kind = BatchWorker if self.subscription.definition.handler.is_batch else Worker
             worker = kind(self.subscription, self._station, self._count, self._replace)
-        with _stack_size:  # the setting is the process's, and holds for threads started meanwhile
-            before = threading.stack_size()
-            if 0 < before < STACK_SIZE:
-                threading.stack_size(STACK_SIZE)
-            try:
-                worker.start()
-            finally:
-                threading.stack_size(before)
-        with self._lock:
+            _start(worker)
             self._workers.append(worker)
 
     def _replace(self, stuck: Worker) -> None:
@@ -73,3 +65,14 @@ class Crew:
         for worker in workers:
             if not worker.join(deadline - time.monotonic()):
                 worker.abandon()
+
+
+def _start(worker: Worker) -> None:
+    with _stack_size:  # the setting is the process's, and holds for threads started meanwhile
+        before = threading.stack_size()
+        if 0 < before < STACK_SIZE:
+            threading.stack_size(STACK_SIZE)
+        try:
+            worker.start()
+        finally:
+            threading.stack_size(before)
