@@ -38,6 +38,7 @@ TOGETHER = f"{PUBLISH}, {CALLERS} callers"
 CALLS = 500
 BATCH = 1_000
 RAW = "raw INSERT, committed"
+WINDOW = timedelta(days=1)
 
 
 def one_by_one(run: Run, stack: ExitStack, ours: Opened) -> list[Case]:
@@ -51,13 +52,12 @@ def one_by_one(run: Run, stack: ExitStack, ours: Opened) -> list[Case]:
     prepared = Prepared(connection)
     encoder, routes, new_id = Encoder(source="bench"), Routes(), uuid4()
     ready = [encoder.encode(one, new_id=uuid4(), time="2026-01-31T12:00:00Z") for one in events]
-    day = timedelta(days=1)
     same = floors.INSERT.replace(floors.TABLE, f"pgmq.q_{QUEUE}")
     steps: dict[str, Callable[[int], object]] = {
         ELAPSED: lambda n: ours.peer.publish_each(events[n : n + 1], 1),
         "to encode it": lambda n: encoder.encode(events[n], new_id=new_id, time="now"),
         "its statement, committed": lambda n: ask(
-            connection, publish([ready[n]], routes, strict=False, window=day), prepared.execute
+            connection, publish([ready[n]], routes, strict=False, window=WINDOW), prepared.execute
         ),
         "raw INSERT into the same queue": lambda _: connection.execute(same, row, prepare=True),
         RAW: lambda _: floor.execute(floors.INSERT, row, prepare=True),
@@ -116,11 +116,14 @@ def at_once(run: Run, stack: ExitStack, ours: Opened) -> list[Case]:
         """Send what is ready, as a call does."""
         ours.peer.clear("order")
         ready = encode()
-        ask(connection, publish(ready[:1], routes, strict=False, window=timedelta(days=1)))
+        ask(connection, publish(ready[:1], routes, strict=False, window=WINDOW))
         start = time.perf_counter()
         for call in batches(ready, BATCH):
             with connection.pipeline(), connection.transaction():
-                known = [publish_known(one, routes, strict=False) for one in batches(call, PART)]
+                known = [
+                    publish_known(one, routes, strict=False, window=WINDOW)
+                    for one in batches(call, PART)
+                ]
                 for receive in [send(connection, one) for one in known]:
                     assert receive() is not None
         return 1e6 * (time.perf_counter() - start) / len(ready)

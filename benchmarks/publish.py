@@ -27,7 +27,6 @@ SLOW_COMMIT = 2000
 """Microseconds that a slow disk takes to flush."""
 ON_SLOW_DISK = f", a flush taking {SLOW_COMMIT / 1000:g} ms more"
 FAN_OUT = (1, 3, 10, 20)
-"""More queues than 16 are filled in another way (``MOST_QUEUES`` in ``pgbus.store.put``)."""
 BINDINGS = (1, 100, 10_000)
 NEW_TOPICS = "one by one, each to a topic of its own"
 SHARED_ENDS = "that begin and end alike"

@@ -107,6 +107,17 @@ exception when undefined_table or insufficient_privilege then
 end
 $function$;
 
+-- Remember an id that a publisher gave; false where it is known.
+create function pgbus.remember(p_id uuid, p_window interval) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp as $function$
+begin
+    insert into pgbus.published as p (id, forget_at) values (p_id, clock_timestamp() + p_window)
+    on conflict (id) do update set forget_at = excluded.forget_at
+        where p.forget_at < clock_timestamp();
+    return found;
+end
+$function$;
+
 -- Store events and say where they went.
 --   known, topics, routes: for each distinct topic the queues (joined by commas) that the client
 --     remembers from generation `known`, or null

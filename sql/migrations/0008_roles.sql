@@ -29,6 +29,7 @@ begin atomic
     values
         ('publisher', 'applied'),
         ('publisher', 'publish'),
+        ('publisher', 'remember'),
         ('publisher', 'record_types'),
         ('publisher', 'record_publisher'),
         ('publisher', 'sweep_tails'),

@@ -18,6 +18,7 @@ FUNCTIONS: dict[str, set[str]] = {
     "applied": PUBLISHERS | OPERATOR,
     # publishing
     "publish": PUBLISHERS,
+    "remember": PUBLISHERS,
     "put_1": PUBLISHERS,
     "put_2": PUBLISHERS,
     "record_types": PUBLISHERS,

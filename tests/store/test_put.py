@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from pgbus import Bus, Outgoing, Receipt, StoreError, Unroutable
+from pgbus.store import put
 from pgbus.store.publish import _route
 from pgbus.threads.publisher import PART
 from tests.store.queue import Connection, Queue
@@ -74,6 +75,22 @@ def test_single_events_go_to_their_own_queues(bus: Bus, shops: Connection) -> No
         assert stored(shops)[name] == [f"{turn} {topic}" for turn in range(3) for topic in topics]
 
 
+@pytest.mark.parametrize("most", [put.MOST_QUEUES, 19])
+def test_an_event_is_stored_in_each_of_many_queues(
+    bus: Bus, connection: Connection, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """In one statement that calls for each, or by the server's decision beyond so many."""
+    monkeypatch.setattr(put, "MOST_QUEUES", most)
+    names = [f"queue_{n}" for n in range(20)]
+    for name in names:
+        Queue(connection, name)
+        connection.execute("select pgmq.bind_topic('a', %s)", (name,))
+    receipts = [bus.publish("a", "1"), bus.publish("a", "2")]
+    receipts += bus.publish_many([Outgoing("a", "3"), Outgoing("a", "4")])
+    assert [one.queues for one in receipts] == [20] * 4
+    assert stored(connection, *names) == {name: ["1", "2", "3", "4"] for name in names}
+
+
 @pytest.mark.parametrize("inside", [True, False], ids=["in a transaction", "alone"])
 def test_nothing_of_a_call_is_stored_where_one_event_leads_nowhere(
     make_bus: Callable[..., Bus], shops: Connection, inside: bool
@@ -121,14 +138,15 @@ create trigger note after insert on pgmq.q_zeta for each row execute function no
 """
 
 
-@pytest.mark.parametrize("how", ["remembered", "with an id", "due"])
+@pytest.mark.parametrize("how", ["remembered", "with an id", "not remembered", "due"])
 def test_whatever_stores_goes_by_the_queues_in_one_order(
-    bus: Bus, connection: Connection, how: str
+    make_bus: Callable[..., Bus], connection: Connection, how: str
 ) -> None:
     """What hangs on inserts, as pgmq's notifications, may lock something until the commit."""
     for name in ("zeta", "alpha"):
         Queue(connection, name)
         connection.execute("select pgmq.bind_topic('a', %s)", (name,))
+    bus = make_bus()
     bus.publish("a", 1)
     connection.execute(NOTED)
     match how:
@@ -136,11 +154,23 @@ def test_whatever_stores_goes_by_the_queues_in_one_order(
             bus.publish("a", 1)
         case "with an id":
             bus.publish("a", 1, id=UUID(int=1))
+        case "not remembered":
+            make_bus().publish("a", 1)
         case "due":
             bus.publish("a", 1, delay=0.001)
             eventually(lambda: connection.execute("select pgbus.promote(9)").fetchone() == (1,))
     rows = connection.execute("select queue from noted order by n").fetchall()
     assert rows == [("q_zeta",), ("q_alpha",)]
+
+
+def test_an_id_is_not_remembered_where_the_route_holds_no_longer(
+    bus: Bus, shops: Connection
+) -> None:
+    bus.publish("a", "0")
+    shops.execute("select pgmq.bind_topic('a', 'shipping')")
+    receipt = bus.publish("a", "1", id=UUID(int=1))
+    assert (receipt.queues, receipt.duplicate) == (2, False)
+    assert stored(shops, "billing", "shipping") == {"billing": ["0", "1"], "shipping": ["1"]}
 
 
 COUNTS = pytest.mark.parametrize("count", [1, 2, 2 * PART], ids=["one", "some", "long"])

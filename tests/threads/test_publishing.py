@@ -157,6 +157,7 @@ def test_the_same_id_again_stores_nothing(declared: Bus, bus_dsn: str) -> None:
         declared.publish(Created(order="a"), id=rolled_back, connection=connection)
         connection.rollback()
     assert not declared.publish(Created(order="a"), id=rolled_back).duplicate
+    assert ready(declared) == {"audit": 4, "billing": 4}
 
 
 def test_an_id_is_forgotten_after_the_dedup_window(
@@ -185,12 +186,19 @@ def test_a_bus_with_a_short_window_forgets_no_ids_of_others(
     assert hasty.publish("orders.x", 1, id=ours).duplicate
 
 
-def test_two_threads_with_the_same_ids_do_not_deadlock(declared: Bus) -> None:
+@pytest.mark.parametrize("size", [1, 200], ids=["one by one", "together"])
+def test_threads_with_the_same_ids_store_each_once_and_do_not_deadlock(
+    declared: Bus, size: int
+) -> None:
     ids = [uuid4() for _ in range(200)]
     receipts: list[Any] = []
 
     def publish(chosen: list[UUID]) -> None:
-        receipts.extend(declared.publish_many([Outgoing("orders.x", 1, id=one) for one in chosen]))
+        for first in range(0, len(chosen), size):
+            part = chosen[first : first + size]
+            receipts.extend(
+                declared.publish_many([Outgoing("orders.x", 1, id=one) for one in part])
+            )
 
     threads = [threading.Thread(target=publish, args=(chosen,)) for chosen in (ids, ids[::-1]) * 4]
     for thread in threads:

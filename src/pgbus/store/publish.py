@@ -41,31 +41,32 @@ def publish(
     """
     if not events:
         return []
-    receipts = yield from publish_known(events, routes, strict=strict)
+    receipts = yield from publish_known(events, routes, strict=strict, window=window)
     if receipts is not None:
         return receipts
     return (yield from _publish(events, routes, strict=strict, window=window))
 
 
 def publish_known(
-    events: Sequence[Encoded], routes: Routes, *, strict: bool
+    events: Sequence[Encoded], routes: Routes, *, strict: bool, window: timedelta
 ) -> Operation[list[Receipt] | None]:
     """Store events where their topics are remembered to lead; in one statement at most.
 
     Parameters:
-        strict: see :func:`publish`.
+        strict, window: see :func:`publish`.
 
     Returns:
         The receipts; ``None`` where nothing was stored, because only the server can decide.
     """
-    if any(event.given_id or event.due is not None for event in events):
+    single = len(events) == 1
+    if any(event.due is not None or (event.given_id and not single) for event in events):
         return None
     topics = list(dict.fromkeys([event.topic for event in events]))
     generation, known = routes.recall(topics)
     if generation is None:
         return None
-    if len(events) == 1:
-        return (yield from put_one(events[0], known[0], generation, strict=strict))
+    if single:
+        return (yield from put_one(events[0], known[0], generation, strict=strict, window=window))
     remembered = dict(zip(topics, known, strict=True))
     return (yield from put(events, remembered, generation, strict=strict))
 

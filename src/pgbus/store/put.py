@@ -5,6 +5,7 @@ The server plans nothing then, and evaluates no pattern; it only compares the st
 
 import functools
 from collections.abc import Collection, Mapping, Sequence
+from datetime import timedelta
 from uuid import UUID
 
 from psycopg import sql
@@ -16,9 +17,14 @@ from pgbus.store.query import Operation, Query, ask
 from pgbus.store.routes import Route
 from pgbus.store.statements import compose
 
-MOST_QUEUES = 16
-"""Queues in one statement: beyond, arrays for each of them would be more to send than it saves."""
+MOST_QUEUES = 256
+"""Queues in one statement, each of which is a call in it."""
+MOST_PARTS = 16
+"""Parts of the events that differ from queue to queue, each sent as arrays of its own: beyond, it
+would be more to send than it saves."""
 
+KNOWN = -1
+"""What the statement says of an id that it knows."""
 Plan = tuple[tuple[int, int], ...]
 """For each subscription its number, and that of the arrays that it gets."""
 
@@ -47,31 +53,44 @@ def put(
             return None
         numbers[topic] = route.subscriptions
     plan, parts = _plan(numbers)
-    if len(plan) > MOST_QUEUES:
+    if len(plan) > MOST_QUEUES or len(parts) > MOST_PARTS:
         return None
     parameters: dict[str, object] = {"generation": generation}
     for index, topics in enumerate(parts):
         part = events if len(topics) == len(routes) else [e for e in events if e.topic in topics]
         parameters[f"bodies{index}"] = [event.body for event in part]
         parameters[f"headers{index}"] = [event.headers for event in part]
-    query = Query(_statement(plan, single=False), parameters, _stored, prepare=True)
-    [stored] = yield from ask(query)
-    if not stored:
+    query = Query(_statement(plan), parameters, _outcome, prepare=True)
+    [outcome] = yield from ask(query)
+    if outcome is None:
         return None
     return [Receipt(e.id, e.topic, len(numbers[e.topic]), duplicate=False) for e in events]
 
 
 def put_one(
-    event: Encoded, route: Route | None, generation: UUID, *, strict: bool
+    event: Encoded, route: Route | None, generation: UUID, *, strict: bool, window: timedelta
 ) -> Operation[list[Receipt] | None]:
-    """Store one plain event: :func:`put` with less ado, for what most calls are."""
+    """Store one event that waits for nothing: :func:`put` with less ado, for what most calls are.
+
+    Parameters:
+        window: for how long an id given by its publisher is remembered.
+    """
     numbers = None if route is None else route.subscriptions
     if numbers is None or len(numbers) > MOST_QUEUES or (strict and not numbers):
         return None
-    parameters = {"generation": generation, "bodies0": event.body, "headers0": event.headers}
-    query = Query(_statement_of_one(numbers), parameters, _stored, prepare=True)
-    [stored] = yield from ask(query)
-    return [Receipt(event.id, event.topic, len(numbers), duplicate=False)] if stored else None
+    parameters: dict[str, object] = {
+        "generation": generation,
+        "bodies0": event.body,
+        "headers0": event.headers,
+    }
+    if event.given_id:
+        parameters |= {"id": event.id, "window": window}
+    text = _statement_of_one(numbers, identified=event.given_id)
+    [outcome] = yield from ask(Query(text, parameters, _outcome, prepare=True))
+    if outcome is None:
+        return None
+    duplicate = outcome == KNOWN
+    return [Receipt(event.id, event.topic, 0 if duplicate else len(numbers), duplicate)]
 
 
 def _plan(numbers: Mapping[str, tuple[int, ...]]) -> tuple[Plan, list[Collection[str]]]:
@@ -89,12 +108,13 @@ def _plan(numbers: Mapping[str, tuple[int, ...]]) -> tuple[Plan, list[Collection
 
 
 @functools.lru_cache(maxsize=1024)
-def _statement_of_one(numbers: tuple[int, ...]) -> bytes:
-    return _statement(tuple((number, 0) for number in numbers), single=True)
+def _statement_of_one(numbers: tuple[int, ...], *, identified: bool) -> bytes:
+    plan = tuple((number, 0) for number in numbers)
+    return _statement(plan, name="put_new" if identified else "put", single=True)
 
 
 @functools.lru_cache(maxsize=1024)
-def _statement(plan: Plan, *, single: bool) -> bytes:
+def _statement(plan: Plan, *, name: str = "put", single: bool = False) -> bytes:
     def array(name: str) -> sql.Composable:
         if single:  # a text is sent with less ado than an array
             return sql.SQL("array[{}]").format(sql.Placeholder(name))
@@ -111,8 +131,9 @@ def _statement(plan: Plan, *, single: bool) -> bytes:
         for number, index in plan
     ]
     together = sql.SQL(" + ").join(calls) if calls else sql.SQL("0")
-    return compose("publish", "put", calls=together).as_bytes()
+    return compose("publish", name, calls=together).as_bytes()
 
 
-def _stored(value: int | None) -> bool:
-    return value is not None
+def _outcome(value: int | None) -> int | None:
+    """Return what the statement says: nothing where the routes hold no longer."""
+    return value

@@ -235,7 +235,9 @@ class Publisher:
                 part = self._encode_all(items[first : first + PART], first)
                 events += part
                 try:
-                    operation = publish_known(part, self.routes, strict=self.strict)
+                    operation = publish_known(
+                        part, self.routes, strict=self.strict, window=self.window
+                    )
                     waiting.append(send(connection, operation))
                 except StopIteration:
                     raise psycopg.Rollback from None
