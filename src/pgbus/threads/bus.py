@@ -263,8 +263,7 @@ class Bus(Administration):
         It runs in the thread that found out, and should be quick. Returns the callback, so that it
         serves as a decorator.
         """
-        with self._lock:
-            self._callbacks.append(callback)
+        self._callbacks.append(callback)
         return callback
 
     def declare(self) -> None:
@@ -379,6 +378,8 @@ class Bus(Administration):
             SchemaConflict: the database knows an event type of a handler otherwise.
             StoreError: pgbus is not installed, or the database could not be reached.
         """
+        if self._is_within():
+            return  # it runs; and who stops it has the lock, and waits for this very thread
         with self._lock:
             self._refuse_closed()
             self._refuse_fork()
@@ -386,14 +387,14 @@ class Bus(Administration):
                 return
             if not self._definitions:
                 raise ConfigurationError("this bus has no subscription to run: use @bus.subscribe")
-            self._subscriptions = self._declare(bind=False, check=True)
+            subscriptions = self._declare(bind=False, check=True)
             engine = Engine(
                 self._server,
                 self._direct,
                 self._pool,
                 self._publisher,
                 self._contracts,
-                self._subscriptions,
+                subscriptions,
                 service=self._service,
                 lease=self._lease,
                 prune=self._prune,
@@ -401,12 +402,12 @@ class Bus(Administration):
                 report=self._report,
             )
             # Before it starts: a handler may ask to stop the bus before that returns.
-            self._engine = engine
+            self._engine, self._subscriptions = engine, subscriptions
             try:
                 with translated():
                     engine.start()
             except BaseException:
-                self._engine = None
+                self._end(engine, 0.0)
                 raise
 
     def stop(self, timeout: float = GRACE) -> None:
@@ -422,8 +423,7 @@ class Bus(Administration):
                 callback calls it, whose end it would wait for.
         """
         _check_timeout(timeout)
-        running = self._engine
-        if running is not None and running.is_here():
+        if self._is_within():
             raise ConfigurationError(
                 "stop() and close() wait for the handlers, so none of them can call it: let "
                 "another thread do so, or send this process SIGTERM where it is in run()"
@@ -432,18 +432,27 @@ class Bus(Administration):
             engine = self._engine
             if engine is None:
                 return
-            try:
-                if engine.process != os.getpid():
-                    return  # a forked child: the threads are the parent's
-                engine.stop(max(0.0, min(timeout, MOST_GRACE)))
-            except BaseException:  # Ctrl-C: the handlers get no more grace
-                engine.stop(0.0)
-                raise
-            finally:
-                # Not before: a handler that calls this meanwhile must not wait for the lock.
-                self._engine = None
-                self._subscriptions = []
-        logger.info("stopped")
+            self._end(engine, max(0.0, min(timeout, MOST_GRACE)))
+        if engine.process == os.getpid():
+            logger.info("stopped")
+
+    def _end(self, engine: Engine, grace: float) -> None:
+        """Stop an engine; called with the lock held."""
+        try:
+            if engine.process == os.getpid():  # else the threads are the parent's of a fork
+                engine.stop(grace)
+        except BaseException:  # Ctrl-C: the handlers get no more grace
+            engine.stop(0.0)
+            raise
+        finally:
+            # Not before: a handler that calls this meanwhile must not wait for the lock.
+            self._engine = None
+            self._subscriptions = []
+
+    def _is_within(self) -> bool:
+        """Whether a handler or an ``on_error`` callback calls, for whose end a stop waits."""
+        engine = self._engine
+        return engine is not None and engine.process == os.getpid() and engine.is_here()
 
     @contextmanager
     def running(self, timeout: float = GRACE) -> "Iterator[Bus]":
@@ -517,6 +526,7 @@ class Bus(Administration):
         """
         self.stop()
         with self._lock:
+            self.stop()  # what another thread has started meanwhile
             if self._closed:
                 return
             self._closed = True

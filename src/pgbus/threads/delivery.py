@@ -1,6 +1,5 @@
 """What is in a worker's hands: one event, and what has become of its chunk so far."""
 
-import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -15,8 +14,6 @@ from pgbus.store.settle import LaneSettlement
 from pgbus.threads.context import Context, published
 from pgbus.threads.subscription import Hold, Subscription
 
-_INTRODUCING = threading.Lock()
-
 
 class Delivery:
     """One event that a handler is tried with; what most handlers never ask for is made when asked.
@@ -25,7 +22,7 @@ class Delivery:
         introduce: makes the context.
     """
 
-    __slots__ = ("_context", "_incoming", "_introduce", "hold", "message")
+    __slots__ = ("_contexts", "_incoming", "_introduce", "hold", "message")
 
     def __init__(
         self, hold: Hold, message: Message, introduce: "Callable[[Delivery], Context]"
@@ -34,7 +31,7 @@ class Delivery:
         self.message = message
         self._introduce = introduce
         self._incoming: Incoming | None = None
-        self._context: Context | None = None
+        self._contexts: list[Context] = []
 
     @property
     def incoming(self) -> Incoming:
@@ -46,18 +43,16 @@ class Delivery:
     @property
     def context(self) -> Context:
         """What the handler is told of it: always the same object, whichever threads ask."""
-        return self._context or self._introduced()
-
-    def _introduced(self) -> Context:
-        with _INTRODUCING:  # of two contexts, what is published through one would be lost
-            if self._context is None:
-                self._context = self._introduce(self)
-            return self._context
+        if not self._contexts:
+            # Of two that are made at once the first counts: what is published through the other
+            # would be lost.
+            self._contexts.append(self._introduce(self))
+        return self._contexts[0]
 
     @property
     def published(self) -> list[Encoded]:
         """What was published through its context."""
-        return [] if self._context is None else published(self._context)
+        return published(self._contexts[0]) if self._contexts else []
 
 
 class Portion(msgspec.Struct, eq=False):

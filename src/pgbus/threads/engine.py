@@ -37,9 +37,10 @@ from pgbus.threads.versions import Versions
 
 logger = logging.getLogger(__name__)
 
-SETTLED, CANCELLED, SIGNED_OFF, ENDED = 0.5, 0.6, 0.8, 1.0
-"""Seconds after the grace until which the settler may settle, cancelled coroutines may end, the
-keeper may sign off, and everything has ended, however stalled the links are."""
+HANDED_IN, SETTLED, CANCELLED, SIGNED_OFF, ENDED = 0.4, 0.5, 0.6, 0.8, 1.0
+"""Seconds after the grace until which workers may hand in what they have handled, the settler may
+settle, cancelled coroutines may end, the keeper may sign off, and everything has ended, however
+stalled the links are."""
 PATIENCE = 1.0
 """Seconds that each of these but the settler gets at most, however much of the grace is left."""
 
@@ -164,22 +165,21 @@ class Engine:
     def start(self) -> None:
         """Register the worker and start every thread.
 
+        Whatever it raises, and however far it came, it is to be stopped then.
+
         Raises:
-            psycopg.Error, PgbusError: the worker could not be registered; nothing runs.
+            psycopg.Error, PgbusError: the worker could not be registered.
+            RuntimeError: the system has no more threads.
         """
         self._keeper.start()
         # Before the first handler can say anything.
         logger.info("running: %s", ", ".join(sorted(one.name for one in self._subscriptions)))
-        try:
-            self._watchdog.start()
-            self._settler.start()
-            for crew in self._crews:
-                crew.start()
-            self._fetcher.start()
-            self._listener.start()
-        except BaseException:  # the system has no more threads
-            self.stop(0.0)
-            raise
+        self._watchdog.start()
+        self._settler.start()
+        for crew in self._crews:
+            crew.start()
+        self._fetcher.start()
+        self._listener.start()
 
     def is_here(self) -> bool:
         """Whether the calling thread is one of these that runs users' code.
@@ -194,7 +194,10 @@ class Engine:
         )
 
     def stop(self, timeout: float) -> None:
-        """Drain and end, see the module; ``timeout`` is the handlers' grace in seconds."""
+        """Drain and end, see the module; ``timeout`` is the handlers' grace in seconds.
+
+        What has not started yet, because a signal's handler calls amid the start, ends as it does.
+        """
         deadline = time.monotonic() + timeout
         self._fetcher.stop()
         for crew in self._crews:
@@ -203,6 +206,8 @@ class Engine:
                 self._give_back(crew.subscription, hold, lane)
         for crew in self._crews:
             crew.join(deadline)
+        for crew in self._crews:
+            crew.collect(deadline + HANDED_IN)
         self._settler.stop(deadline + SETTLED)
         self._station.loop.stop(_soon(deadline + CANCELLED) - time.monotonic())
         self._keeper.stop(_soon(deadline + SIGNED_OFF))

@@ -135,7 +135,7 @@ class Fetcher:
                     continue
                 backoff.reset()
                 self._outage.over()
-                if not busy:
+                if not busy and not self._stop.is_set():  # of which the wake may have been cleared
                     self._wake.wait(self._rest())
         finally:
             self._link.drop()
@@ -194,6 +194,9 @@ class Fetcher:
         return max(0.0, min(moments) - time.monotonic())
 
     def _take(self, subscription: Subscription, wish: Wish) -> bool:
+        self._link.connection()  # which may take seconds, and be over after the sign-off
+        if self._stop.is_set():
+            return False
         session = self._session()
         subscription.ready = False
         step = self._next_step(subscription, wish)
@@ -348,7 +351,8 @@ class Fetcher:
             # Nobody has told of what came, or has become visible since the look that a timer rang
             # for; and it need not be the newest.
             rounds.press()
-            subscription.ready = subscription.ready or bool(answer.ready)
+            if answer.ready:  # never back to false, which would undo what somebody has just set
+                subscription.ready = True
         elif answer.ready and rounds.due_at() <= now:
             subscription.ready = True
         subscription.rung = False

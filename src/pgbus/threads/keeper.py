@@ -76,7 +76,12 @@ class Keeper:
         except BaseException:
             self._link.drop()
             raise
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system has no more threads
+            self._sign_off()
+            self._link.drop()
+            raise
 
     def stop(self, until: float) -> None:
         """Send no more, give back every lease, and sign off.

@@ -329,6 +329,8 @@ def join(thread: threading.Thread, link: Link, until: float) -> bool:
     shutdown. A thread that even then does not end at once, because it is about to connect, ends
     once that fails.
     """
+    if not thread.is_alive():  # nor one that was not started
+        return True
     thread.join(max(0.0, until - time.monotonic()))
     if thread.is_alive():
         link.interrupt()

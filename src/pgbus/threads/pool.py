@@ -106,14 +106,15 @@ class Pool:
     def __init__(self, server: Server, name: str) -> None:
         self._server = server
         self._name = name
-        self._lock = threading.Lock()
+        # A signal's handler may close the bus in the thread that is about to connect.
+        self._lock = threading.RLock()
         self._pool: ConnectionPool[PooledConnection] | None = None
         self._process = 0
         self._closed = False
 
     def renew(self) -> None:
         """Begin anew in the child of a fork, where nobody lets go of what the parent's held."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def run(
         self,
@@ -182,14 +183,18 @@ class Pool:
             ConfigurationError: the bus is closed.
         """
         with self._lock:
-            if self._closed:
-                raise ConfigurationError(CLOSED)
+            self._refuse_closed()
             if self._pool is None or self._process != os.getpid():
                 self._check()
+                self._refuse_closed()
                 # A forked child leaves the parent's pool alone: the sockets are the parent's.
                 self._process = os.getpid()
                 self._pool = self._make()
             return self._pool
+
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise ConfigurationError(CLOSED)
 
     def _check(self) -> None:
         """Look whether the database is there, and fit to be used.

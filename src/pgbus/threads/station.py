@@ -34,6 +34,7 @@ class EventLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._ending = threading.Event()
+        self._stopped = False
 
     def call(self, coroutine: Coroutine[Any, Any, Any], call: Call) -> None:
         """Run a coroutine on the loop and wait for its end; its exception passes through."""
@@ -52,6 +53,8 @@ class EventLoop:
 
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
+            if self._stopped:
+                raise RuntimeError("the bus has stopped")  # nobody asks any more what became of it
             if self._loop is None:
                 self._loop = self._start()
             return self._loop
@@ -96,7 +99,7 @@ class EventLoop:
         """Cancel what still runs and end the thread, waiting ``timeout`` seconds at most."""
         with self._lock:
             loop, thread = self._loop, self._thread
-            self._loop = self._thread = None
+            self._loop, self._stopped = None, True
         if loop is not None and thread is not None:
             self._ending.set()
             loop.call_soon_threadsafe(loop.stop)

@@ -343,8 +343,9 @@ class Worker:
 
     def _tell_stuck(self) -> None:
         name = self._subscription.name
+        call = self._call
         # An async handler is cancelled: its thread ends by itself.
-        if self._call is None or self._call.future is None:
+        if call is None or call.future is None:
             text = "a thread of %s is stuck in its handler and was replaced: %s"
             logger.error(text, name, self._thread.name)
         if self._together:
