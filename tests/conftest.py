@@ -19,7 +19,7 @@ from tests.proxy import FaultProxy
 from tests.servers import NoServerError, PostgresInstance, Server, choose
 from tests.servers.providers import NAMES
 
-THREADS_MAY_LINGER = 2.0
+THREADS_MAY_LINGER = 10.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

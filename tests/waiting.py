@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 def eventually(
     condition: Callable[[], T],
-    timeout: float = 20.0,
+    timeout: float = 60.0,
     message: str = "the condition did not come true",
 ) -> T:
     """Poll ``condition`` until it returns something truthy, and return that.

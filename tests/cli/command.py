@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from pgbus.cli.app import app
 
 COMMAND = [sys.executable, "-m", "pgbus.cli"]
-PATIENCE = 30
+PATIENCE = 120
 
 Text = TypeVar("Text", str, bytes)
 

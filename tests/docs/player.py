@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-PATIENCE = 30
+PATIENCE = 120
 _PIPE, _STDOUT = subprocess.PIPE, subprocess.STDOUT
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"# ([\w.]+\.py)\n")

@@ -55,7 +55,7 @@ class User:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            _, errors = self.process.communicate(timeout=10)
+            _, errors = self.process.communicate(timeout=60)
             raise UserError(f"the process ended: {errors}")
         answer = json.loads(line)
         if "error" in answer:
@@ -70,12 +70,12 @@ class User:
     def signal(self, number: int) -> None:
         """Send a signal and wait for the end."""
         self.process.send_signal(number)
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=60)
 
     def end(self) -> str:
         """Close its input, wait for its end and return what it wrote to standard error."""
         try:
-            _, errors = self.process.communicate(timeout=10)
+            _, errors = self.process.communicate(timeout=60)
         finally:
             self.process.kill()
         return errors
@@ -132,7 +132,7 @@ class Seen:
 def kill(process: psutil.Process) -> None:
     """Kill a process and wait until it is gone: until then, its server may still answer."""
     process.kill()
-    process.wait(timeout=20)
+    process.wait(timeout=60)
 
 
 def ordinary_python(uid: int) -> str | None:

@@ -41,7 +41,7 @@ def start(dsn: str) -> Iterator[Start]:
         process.communicate()
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 90) -> str:
+def finish(process: subprocess.Popen[str], timeout: float = 240) -> str:
     """Wait for a process to end well, and return what it printed."""
     output, errors = process.communicate(timeout=timeout)
     assert process.returncode == 0, output + errors
@@ -57,7 +57,7 @@ def wait_for(dsn: str, *consumers: subprocess.Popen[str]) -> None:
                 assert consumer.poll() is None, consumer.communicate()
             return [one.workers for one in status(bus)] == [len(consumers)]
 
-        eventually(at_work, timeout=20)
+        eventually(at_work)
 
 
 def status(bus: Bus) -> list[SubscriptionStatus]:

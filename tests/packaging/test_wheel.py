@@ -41,10 +41,11 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
 
 def new_environment(folder: Path, *packages: object) -> Path:
     """Make a virtual environment with packages in it, and return its folder of programs."""
-    run(sys.executable, "-m", "venv", folder, cwd=folder.parent)
+    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
     programs = folder / "bin"
-    quiet = ("--quiet", "--disable-pip-version-check")
-    run(programs / "python", "-m", "pip", "install", *quiet, *packages, cwd=folder.parent)
+    pip = (sys.executable, "-m", "pip", "--python", programs / "python")
+    options = ("--quiet", "--disable-pip-version-check", "--no-compile")
+    run(*pip, "install", *options, *packages, cwd=folder.parent)
     return programs
 
 

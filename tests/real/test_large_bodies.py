@@ -27,5 +27,5 @@ def test_more_bytes_than_a_process_fetches_at_once(bus: Bus) -> None:
         ]
     )
     with bus.running():
-        assert bus.wait_idle(20), bus.status()
+        assert bus.wait_idle(100), bus.status()
     assert seen == {f"k{key}": list(range(key, EVENTS, KEYS)) for key in range(KEYS)}

@@ -67,12 +67,12 @@ def test_every_path_is_handled_in_order_and_nothing_is_missing(
         connection.execute(TABLE)
 
     processes = consumers()
-    eventually(lambda: [one.workers for one in bus.status()] == [2, 2], timeout=20)
+    eventually(lambda: [one.workers for one in bus.status()] == [2, 2])
     publish(bus, everything)
-    assert bus.wait_idle(90), bus.status()
+    assert bus.wait_idle(240), bus.status()
     for process in processes:
         process.send_signal(signal.SIGTERM)
-    assert [process.wait(timeout=30) for process in processes] == [0, 0]
+    assert [process.wait(timeout=100) for process in processes] == [0, 0]
 
     assert [one.dead_letters for one in bus.status()] == [0, 0]
     journals = [

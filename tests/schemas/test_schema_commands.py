@@ -79,11 +79,11 @@ def test_check_names_whom_a_change_breaks_and_exits_1(
 ) -> None:
     folder = write(NEWER)
     with psycopg.connect(bus_dsn, autocommit=True) as connection:
-        # A second host, quieter for a while.
+        # A second host, quieter for a while; as nobody beats for it, its lease is long.
         connection.execute(
             "with w as (insert into pgbus.worker select (jsonb_populate_record(w, "
-            "jsonb_build_object('id', w.id + 1, 'host', 'other', 'expires_at', w.expires_at))).* "
-            "from pgbus.worker w returning id) "
+            "jsonb_build_object('id', w.id + 1, 'host', 'other', 'lease', w.lease + '1h', "
+            "'expires_at', w.expires_at + '1h'))).* from pgbus.worker w returning id) "
             "insert into pgbus.worker_subscription select (jsonb_populate_record(s, "
             "jsonb_build_object('worker', w.id))).* from pgbus.worker_subscription s, w"
         )

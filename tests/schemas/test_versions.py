@@ -10,6 +10,7 @@ import pytest
 
 from pgbus import Bus, ConfigurationError, Incident, PayloadError, downcast, upcast
 from pgbus.core.evolution import downcast_versions, upcast_versions
+from pgbus.threads import fetcher
 from tests.schemas.kinds import TOPIC, event, handler
 from tests.waiting import eventually
 
@@ -25,6 +26,12 @@ def subscribe(bus: Bus, annotation: Any, *, name: str = "billing") -> list[Any]:
     seen: list[Any] = []
     bus.subscribe("orders.*", name=name)(handler(annotation, seen.append))
     return seen
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker gives back, which tells nobody, another finds by its polls: more of them."""
+    monkeypatch.setattr(fetcher, "SLEEP", 0.1)
 
 
 def incidents(bus: Bus) -> list[Incident]:
@@ -200,6 +207,7 @@ def test_a_version_that_nobody_recorded_is_a_dead_letter(make_bus: MakeBus) -> N
     assert "in version 2: the registry does not know that version" in letter.error
 
 
+@pytest.mark.usefixtures("eager")
 def test_a_newer_version_waits_for_a_worker_that_knows_it(make_bus: MakeBus) -> None:
     """Whichever worker gets it first: the one of the old release gives it back, uncounted."""
     old, new = make_bus(), make_bus()
@@ -286,6 +294,7 @@ def send_without_version(dsn: str, *order_ids: str) -> None:
         )
 
 
+@pytest.mark.usefixtures("eager")
 def test_an_event_without_a_version_waits_for_a_worker_that_takes_it(
     make_bus: MakeBus, bus_dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:

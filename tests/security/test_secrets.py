@@ -332,8 +332,8 @@ def publish_badly(bus: Bus) -> None:
 
 def time_out(bus: Bus) -> None:
     @bus.subscribe("orders.*", name="billing", retry=FAST, timeout=0.05)
-    def on_order(event: Order) -> None:
-        threading.Event().wait(0.2)
+    def on_order(event: Order, context: Context) -> None:
+        eventually(lambda: context.lease_lost)
 
 
 def exit_the_thread(bus: Bus) -> None:

@@ -1,6 +1,6 @@
 """A subscription's queue as anybody with SQL sees it."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg.types.json import Jsonb
@@ -10,6 +10,15 @@ from pgbus.store.query import run
 from tests.waiting import eventually
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+class Everything(NamedTuple):
+    """What there is of a queue; the methods of :class:`Queue` say what each is."""
+
+    ids: list[int]
+    letters: list[int]
+    leases: dict[int, tuple[int, int]]
+    attempts: dict[int, tuple[int, int, int, int]]
 
 
 class Queue:
@@ -81,6 +90,26 @@ class Queue:
             (self.number,),
         )
         return {msg_id: (f, d, s, r) for msg_id, f, d, s, r in rows}
+
+    def everything(self) -> Everything:
+        """All of these, by one statement."""
+        row = self.connection.execute(
+            f"select array(select msg_id from pgmq.q_{self.name} order by 1), "
+            "array(select (headers -> 'pgbus-dead' ->> 'msg_id')::bigint "
+            f"from pgmq.q_{self.name}_dlq order by 1), "
+            "array(select array[lane, worker, token] from pgbus.lease where subscription = %(n)s), "
+            "array(select array[msg_id, failures, deaths, suspected, releases] "
+            "from pgbus.attempt where subscription = %(n)s)",
+            {"n": self.number},
+        ).fetchone()
+        assert row is not None
+        ids, letters, leases, attempts = row
+        return Everything(
+            ids,
+            letters,
+            {lane: (worker, token) for lane, worker, token in leases},
+            {msg_id: (f, d, s, r) for msg_id, f, d, s, r in attempts},
+        )
 
     def _one(self, statement: str, *parameters: object) -> Any:
         row = self.connection.execute(statement, parameters).fetchone()

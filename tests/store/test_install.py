@@ -256,9 +256,12 @@ def test_neither_installing_nor_running_depends_on_a_databases_defaults(
             handled.append(event)
 
         with bus.running():
-            bus.publish("orders", 3, key="k", delay=1)
+            bus.publish("orders", 3, key="k", delay=3600)
             for n in (1, 2):
                 bus.publish("orders.created", n, key="k")
+            with psycopg.connect(dsn) as connection:
+                connection.execute("update pgbus.scheduled set due_at = clock_timestamp()")
+                connection.execute("select pg_notify('pgbus', '')")
             eventually(lambda: handled == [1, 2, 3])
             assert bus.wait_idle()
 

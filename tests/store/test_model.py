@@ -87,8 +87,10 @@ class Protocol(RuleBasedStateMachine):
         self.model = Model(park)
         name = self.queue.name
         self.connection.execute(
-            f"truncate pgmq.q_{name}, pgmq.q_{name}_dlq restart identity;"
-            "truncate pgbus.lease, pgbus.attempt, pgbus.worker cascade"
+            f"delete from pgmq.q_{name}; delete from pgmq.q_{name}_dlq;"
+            "delete from pgbus.lease; delete from pgbus.attempt; delete from pgbus.worker;"
+            "select setval(pg_get_serial_sequence(x, 'msg_id'), 1, false) "
+            f"from unnest(array['pgmq.q_{name}', 'pgmq.q_{name}_dlq']) x"
         )
         self.workers = [self.hire() for _ in range(MOST_WORKERS)]
         self.publish(keys, late=False)
@@ -357,12 +359,13 @@ class Protocol(RuleBasedStateMachine):
         if not self.workers:
             return
         model = self.model
-        assert self.queue.ids() == sorted(model.events)
-        assert sorted(self.queue.letters()) == sorted(model.letters)
+        found = self.queue.everything()
+        assert found.ids == sorted(model.events)
+        assert found.letters == sorted(model.letters)
         held = {lane: (one.worker, one.token) for lane, one in model.leases.items()}
-        assert self.queue.leases() == held
+        assert found.leases == held
         counts = {msg_id: trouble.counts for msg_id, trouble in model.troubles.items()}
-        assert self.queue.attempts() == counts
+        assert found.attempts == counts
 
 
 Machine = Callable[[str | None], type[Protocol]]

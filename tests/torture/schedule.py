@@ -25,7 +25,7 @@ HARMS = ("hang", "gil", "exit", "poison")
 CALM_AT = 0.85
 """The share of a run after which no event does harm: its consequences take a while."""
 A_SECOND = 6.0
-OVERTIME = 1.0
+OVERTIME = 2.0
 """How much longer, at most, a run goes on for a number of events to be reached: by its own time."""
 POSTMASTER = "postmaster"
 POSTMASTER_EVERY = 15.0
@@ -73,7 +73,7 @@ def plan(seed: int, duration: float, mix: Mapping[str, int] | None = None) -> li
 
 
 def overtime(seed: int, duration: float, mix: Mapping[str, int] | None = None) -> list[Planned]:
-    """Return the faults of the time that a run of ``duration`` may go on: as long again."""
+    """Return the faults of the time that a run of ``duration`` may go on; see OVERTIME."""
     more = plan(seed + 1, duration * OVERTIME, mix)
     return [one._replace(at=one.at + duration) for one in more]
 
