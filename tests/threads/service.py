@@ -11,6 +11,9 @@ import threading
 from typing import Any
 
 from pgbus import Bus, ConfigurationError, Event
+from pgbus.threads import engine
+from pgbus.threads.crew import Crew
+from tests.waiting import eventually
 
 
 class Created(Event, topic="orders.created", key="order"):
@@ -23,14 +26,17 @@ def say(*words: object) -> None:
 
 
 def stubborn(timeout: float = 60) -> None:
-    """Handle events until a signal comes; event 1 hangs."""
+    """Handle events until a signal comes: they wait for it, but for event 1, which hangs."""
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="log: %(message)s")
     bus = Bus(service="stubborn")
 
     @bus.subscribe("orders.*", name="billing")
     def on_order(event: Created) -> None:
         say("begin", event.n)
-        threading.Event().wait(60 if event.n == 1 else 0.3)
+        if event.n == 1:
+            threading.Event().wait(60)
+        else:
+            eventually(lambda: bus._subscriptions[0].closed)
         say("end", event.n)
 
     bus.run(timeout)
@@ -121,6 +127,26 @@ def forked_amid() -> None:
     bus.close()
 
 
+def forked_amid_a_start() -> None:
+    """Fork while another thread starts a worker, and start a bus of its own in the child."""
+    held, forked = threading.Event(), threading.Event()
+    holder = threading.Thread(target=hold, args=(Crew._stack_size, held, forked))
+    holder.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(15)
+        bus = Bus(service="amid")
+        bus.subscribe("orders.*", name="billing")(lambda event: None)
+        with bus.running():
+            assert bus.wait_idle(10)
+        bus.close()
+        os._exit(0)
+    say("child ended with", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    forked.set()
+    holder.join()
+
+
 def hold(lock: Any, held: threading.Event, until: threading.Event) -> None:
     with lock:
         held.set()
@@ -128,8 +154,11 @@ def hold(lock: Any, held: threading.Event, until: threading.Event) -> None:
 
 
 PARTS: dict[str, Any] = {
-    one.__name__: one for one in (stubborn, hasty, forking, preloaded, forked_amid)
+    one.__name__: one
+    for one in (stubborn, hasty, forking, preloaded, forked_amid, forked_amid_a_start)
 }
 
 if __name__ == "__main__":
+    # A stop settles and signs off, however slow the machine is.
+    engine.SETTLED = engine.CANCELLED = engine.SIGNED_OFF = engine.ENDED = engine.PATIENCE = 20.0
     PARTS[sys.argv[1]]()

@@ -377,9 +377,10 @@ def test_a_batch_that_takes_too_long_is_blamed_on_none_of_its_events(bus: Bus) -
     alone: Counter[str] = Counter()
     stuck = threading.Event()
 
-    @bus.subscribe("orders.*", name="billing", timeout=0.5, concurrency=1, retry=QUICK)
-    def handle(events: list[Created]) -> None:
+    @bus.subscribe("orders.*", name="billing", timeout=60, concurrency=1, retry=QUICK)
+    def handle(events: list[Created], context: BatchContext) -> None:
         if len(events) > 1:
+            context.extend(0.3)
             stuck.wait(30)
         [event] = events
         alone[event.order] += 1
@@ -464,10 +465,11 @@ def test_a_batch_that_takes_too_long_holds_up_none_that_was_to_come_alone(
     stuck = threading.Event()
     calls: list[list[str]] = []
 
-    @bus.subscribe("orders.*", name="billing", concurrency=1, timeout=0.5, retry=QUICK)
-    def handle(events: list[Created]) -> None:
+    @bus.subscribe("orders.*", name="billing", concurrency=1, timeout=60, retry=QUICK)
+    def handle(events: list[Created], context: BatchContext) -> None:
         calls.append([event.order for event in events])
         if len(calls) == 1:
+            context.extend(0.3)
             stuck.wait(30)
 
     bus.declare()

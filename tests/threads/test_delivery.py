@@ -420,19 +420,22 @@ def test_extend_moves_the_timeout(bus: Bus) -> None:
     assert handled == [1]
 
 
-def test_delayed_events_join_their_keys_order_when_due(bus: Bus) -> None:
+def test_delayed_events_join_their_keys_order_when_due(bus: Bus, bus_dsn: str) -> None:
     handled: list[int] = []
 
     @bus.subscribe("orders.*", name="billing")
     def on_order(event: Created) -> None:
         handled.append(event.n)
 
-    with bus.running():
-        late = datetime.now(UTC) + timedelta(seconds=2)
+    with psycopg.connect(bus_dsn, autocommit=True) as connection, bus.running():
+        # Nothing that is due is moved as long as somebody else is about to.
+        connection.execute("select pg_advisory_lock(1885823605, 0)")
+        late = datetime.now(UTC) + timedelta(seconds=5)
         bus.publish(Created(order="a", n=3), at=late)
         bus.publish(Created(order="a", n=2), delay=timedelta(seconds=1))
         bus.publish(Created(order="a", n=1), delay=0)
         assert bus.status()[0].delayed == 2
+        connection.execute("select pg_advisory_unlock(1885823605, 0)")
         eventually(lambda: handled == [1, 2, 3])
 
 

@@ -7,8 +7,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgbus import Bus, Context, Event, Retry
+from pgbus import BatchContext, Bus, Context, Event, Retry
 from tests.waiting import eventually
+
+pytestmark = pytest.mark.usefixtures("unhurried")
 
 Connection = psycopg.Connection[Any]
 
@@ -56,14 +58,15 @@ def test_the_next_attempt_gets_what_one_that_hangs_had_locked(
 ) -> None:
     attempts: list[int] = []
     retry = Retry(max_attempts=3, initial=0.01)
-    subscribe = bus.subscribe("orders.*", name="billing", timeout=1.0, retry=retry)
+    subscribe = bus.subscribe("orders.*", name="billing", timeout=60, retry=retry)
 
-    def work(connection: Connection) -> None:
+    def work(connection: Connection, context: Context | BatchContext) -> None:
         attempts.append(len(attempts) + 1)
         attempt = attempts[-1]
         update(connection, f"attempt {attempt}")
         if attempt > 1:
             return
+        context.extend(0.5)
         if where == "in a statement":
             connection.execute("select pg_sleep(60)")
         while where == "in a loop" and not go_on.is_set():
@@ -73,14 +76,14 @@ def test_the_next_attempt_gets_what_one_that_hangs_had_locked(
     if batch:
 
         @subscribe
-        def on_orders(events: list[Created], connection: Connection) -> None:
-            work(connection)
+        def on_orders(events: list[Created], connection: Connection, context: BatchContext) -> None:
+            work(connection, context)
 
     else:
 
         @subscribe
         def on_order(event: Created, connection: Connection, context: Context) -> None:
-            work(connection)
+            work(connection, context)
 
     with bus.running():
         bus.publish(Created(order="a"))

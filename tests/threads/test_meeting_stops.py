@@ -21,6 +21,8 @@ from pgbus.threads.worker import Worker
 from tests.threads.test_stops import threads
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 
 class Created(Event, topic="orders.created", key="order"):
     order: str

@@ -221,3 +221,10 @@ def test_what_other_threads_did_at_a_fork_does_not_stop_the_child(start: Start, 
     assert output.splitlines() == [f"child {n} ended with 0" for n in range(4)], errors
     [status] = bus.status()
     assert status.ready == 5
+
+
+def test_a_worker_that_another_thread_starts_at_a_fork_does_not_stop_the_child(
+    start: Start, bus: Bus
+) -> None:
+    output, errors = start("forked_amid_a_start").communicate(timeout=60)
+    assert output.splitlines() == ["child ended with 0"], errors

@@ -11,7 +11,9 @@ import pytest
 
 from pgbus import Bus
 from pgbus.store import query, workers
+from pgbus.store.leases import Take, Taken, poll, take
 from pgbus.store.query import run
+from pgbus.threads import fetcher
 from pgbus.threads import session as sessions
 from pgbus.threads.keeper import Keeper
 from pgbus.threads.session import Session
@@ -87,13 +89,16 @@ def test_nothing_is_taken_under_a_lease_that_ran_out(
     bus_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a SIGSTOP: it could not be relied on, and would be blamed for our death."""
-    asked: list[bytes] = []
-    handled = threading.Event()
-    execute = query._execute
+    asked: list[str] = []
+    handled, idle = threading.Event(), threading.Event()
 
-    def counted(connection: Any, one: Any, cursor: Any) -> Any:
-        asked.append(one.text)
-        return execute(connection, one, cursor)
+    def counted_take(connection: "psycopg.Connection[Any]", order: Take) -> Taken:
+        asked.append("take")
+        return take(connection, order)
+
+    def counted_poll(*arguments: Any, **options: Any) -> Any:
+        asked.append("poll")
+        return poll(*arguments, **options)
 
     with Bus(bus_dsn, lease=0.5) as bus, monkeypatch.context() as silenced:
         silenced.setattr(Keeper, "_beat", lambda self: None)
@@ -105,13 +110,22 @@ def test_nothing_is_taken_under_a_lease_that_ran_out(
 
         bus.start()
         assert bus._engine is not None
-        keeper = bus._engine._keeper
-        eventually(lambda: keeper.session.lost)
+        keeper, stop = bus._engine._keeper, bus._engine._fetcher._stop
+        wait = stop.wait
+
+        def noted_wait(timeout: float | None = None) -> bool:
+            if timeout == fetcher.EXPIRED:
+                idle.set()
+            return wait(timeout)
+
+        silenced.setattr(stop, "wait", noted_wait)
+        assert idle.wait(20)  # the fetcher has seen it, and what was under way has come back
+        assert keeper.session.lost
+        silenced.setattr(fetcher, "take", counted_take)
+        silenced.setattr(fetcher, "poll", counted_poll)
         bus.publish("a", 1)
-        threading.Event().wait(0.2)  # a take that was under way has come back
-        silenced.setattr(query, "_execute", counted)
         assert not handled.wait(0.5)
-        assert not [text for text in asked if b"take_" in text or b"poll" in text]
+        assert asked == []
         silenced.undo()
         assert handled.wait(10)
 
@@ -143,12 +157,12 @@ def test_a_lease_is_counted_from_before_its_heartbeat_was_sent(
 
 
 def test_heartbeats_go_on_while_many_ids_are_forgotten(bus_dsn: str) -> None:
-    """Six batches, which take longer than a lease."""
+    """Twelve batches, which take longer than a lease."""
     reaped: list[workers.Reaped] = []
-    with Bus(bus_dsn, lease=2) as bus, psycopg.connect(bus_dsn, autocommit=True) as connection:
+    with Bus(bus_dsn, lease=5) as bus, psycopg.connect(bus_dsn, autocommit=True) as connection:
         connection.execute(
             "insert into pgbus.published select gen_random_uuid(), now() - interval '1 hour' "
-            "from generate_series(1, 25001)"
+            "from generate_series(1, 55001)"
         )
         connection.execute(SLOW)
 
