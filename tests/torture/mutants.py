@@ -227,6 +227,7 @@ MUTANTS: dict[str, Mutant] = {
         "an id that was published is published again",
         functions=(
             ("publish", ((r"and g\.id not in \(select f\.id from fresh f\)", "and false"),)),
+            ("remember", ((r"return found", "return true"),)),
         ),
     ),
     "stale-routes": Mutant(

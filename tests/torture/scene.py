@@ -5,8 +5,9 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
-from uuid import UUID
+from uuid import uuid4
 
+import msgspec
 import psycopg
 
 from pgbus import Bus, Outgoing, StoreError
@@ -93,21 +94,25 @@ class Scene:
         """A worker on a connection of its own."""
         return Worker(self._another(), queue or self.queue)
 
-    def publish(
-        self, *keys: str, how: str = "ok", event_id: UUID | None = None, times: int = 1
-    ) -> None:
-        """Publish one event for each key, each in a transaction of its own.
-
-        Parameters:
-            event_id, times: publish it so often under one id, as whoever got no reply.
-        """
+    def publish(self, *keys: str, how: str = "ok") -> None:
+        """Publish one event for each key, each in a transaction of its own."""
         for key in keys:
-            uid = f"e{next(self._uids)}"
-            self.records.append(Intent(uid, now(), [Message(uid, key, TOPIC, how)]))
-            event = Outgoing(TOPIC, {"uid": uid, "how": how}, key=key, id=event_id)
-            for _ in range(times):
-                self._publisher.publish_many([event])
+            uid, event = self._event(key, how)
+            self._publisher.publish_many([event])
             self.records.append(Outcome(uid, now(), "committed"))
+
+    def publish_twice(self, *keys: str) -> None:
+        """Publish events in one call, and again under the same ids, as whoever got no reply."""
+        events = dict(self._event(key, "ok") for key in keys)
+        again = [msgspec.structs.replace(event, id=uuid4()) for event in events.values()]
+        for _ in range(2):
+            self._publisher.publish_many(again)
+        self.records += [Outcome(uid, now(), "committed") for uid in events]
+
+    def _event(self, key: str, how: str) -> tuple[str, Outgoing]:
+        uid = f"e{next(self._uids)}"
+        self.records.append(Intent(uid, now(), [Message(uid, key, TOPIC, how)]))
+        return uid, Outgoing(TOPIC, {"uid": uid, "how": how}, key=key)
 
     def publish_through(self, dsn: str, key: str) -> None:
         """Publish one event on another way, and write down what its publisher was told."""

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
@@ -224,10 +223,13 @@ def test_a_handler_that_fails(mutant: str | None, stage: Stage, bus_dsn: str) ->
     assert laws(scene.violations()) == ({"L"} if mutant else set())
 
 
+@pytest.mark.parametrize("keys", [("k",), ("k", "l")], ids=["one", "two"])
 @with_and_without("forgotten-ids")
-def test_a_publish_that_is_repeated_under_its_id(mutant: str | None, stage: Stage) -> None:
+def test_a_publish_that_is_repeated_under_its_ids(
+    mutant: str | None, stage: Stage, keys: tuple[str, ...]
+) -> None:
     scene = stage(mutant)
-    scene.publish("k", event_id=uuid4(), times=2)
+    scene.publish_twice(*keys)
     scene.drain()
     assert laws(scene.violations()) == ({"L"} if mutant else set())
 
