@@ -3,6 +3,7 @@
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -19,6 +20,8 @@ from pgbus.threads.combiner import MOST_ITEMS, Combiner, Seats
 from tests.waiting import eventually
 
 ONE = Seats(1, 1, 1)
+PATIENCE = 60.0
+"""Seconds that nothing here takes."""
 
 
 class Interrupted(BaseException):
@@ -38,7 +41,7 @@ class Store:
         self.batches.append(list(items))
         if len(self.batches) == 1:
             self.entered.set()
-            assert self.opened.wait(10)
+            assert self.opened.wait(PATIENCE)
         elif self.error is not None:
             raise self.error()
         if min(items, default=0) < 0:
@@ -55,7 +58,7 @@ def combined(store: Store, calls: Sequence[Sequence[int]]) -> list[Sequence[str]
     combiner = Combiner(store, seats=ONE)
     with ThreadPoolExecutor(len(calls) + 1) as pool:
         first = pool.submit(combiner.run, [0])
-        assert store.entered.wait(10)
+        assert store.entered.wait(PATIENCE)
         futures = []
         for call in calls:
             futures.append(pool.submit(combiner.run, call))
@@ -63,8 +66,8 @@ def combined(store: Store, calls: Sequence[Sequence[int]]) -> list[Sequence[str]
                 number = sum(len(one) <= MOST_ITEMS for one in calls[: len(futures)])
                 eventually(partial(waits, combiner, number))
         store.opened.set()
-        assert first.result(10) == ["0"]
-        errors = [future.exception(10) for future in futures]
+        assert first.result(PATIENCE) == ["0"]
+        errors = [future.exception(PATIENCE) for future in futures]
         assert combiner._busy == 0
         return [
             error if isinstance(error, Exception) else future.result()
@@ -170,15 +173,15 @@ def two_behind_another(
     """Let two wait while a third is stored; return what came of their leader and its rider."""
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(combiner.run, [0])
-        assert store.entered.wait(10)
+        assert store.entered.wait(PATIENCE)
         others = []
         for n in (1, 2):
             others.append(pool.submit(combiner.run, [n]))
             eventually(partial(waits, combiner, n))
         store.opened.set()
-        first.result(10)
+        first.result(PATIENCE)
         for future in others:
-            future.exception(10)
+            future.exception(PATIENCE)
     leader, rider = others
     return leader, rider
 
@@ -227,40 +230,50 @@ def test_who_is_interrupted_as_it_waits_keeps_nobody_else_waiting(*, handed_over
     store = Store()
     combiner = Combiner(store, seats=ONE)
     main = threading.get_ident()
+    heard: list[int] = []
 
     def interrupt() -> None:
-        signal.pthread_kill(main, signal.SIGUSR1)
+        """Again and again: a signal that comes as its thread falls asleep does not wake it."""
+        while not heard:
+            signal.pthread_kill(main, signal.SIGUSR1)
+            time.sleep(0.01)
 
     class Gate:
         """That of the main thread's entry, through which the signal comes before it does."""
 
+        def __init__(self, gate: threading.Lock) -> None:
+            self.acquire = gate.acquire
+
         release = staticmethod(interrupt)
 
     def raise_it(number: int, frame: object) -> None:
-        raise Interrupted
+        if not heard:
+            heard.append(number)
+            raise Interrupted
 
     def follow() -> Sequence[str]:
         eventually(partial(waits, combiner, 1))
         if handed_over:
-            combiner._waiting[0].gate = Gate()  # type: ignore[assignment]
+            entry = combiner._waiting[0]
+            entry.gate = Gate(entry.gate)  # type: ignore[assignment]
         else:
             interrupt()
             eventually(partial(waits, combiner, 0))
         behind = pool.submit(combiner.run, [2])
         eventually(partial(waits, combiner, 1 + handed_over))
         store.opened.set()
-        return behind.result(10)
+        return behind.result(PATIENCE)
 
     before = signal.signal(signal.SIGUSR1, raise_it)
     try:
         with ThreadPoolExecutor(3) as pool:
             first = pool.submit(combiner.run, [0])
-            assert store.entered.wait(10)
+            assert store.entered.wait(PATIENCE)
             following = pool.submit(follow)
             with pytest.raises(Interrupted):
                 combiner.run([1])
-            assert following.result(10) == ["2"]
-            assert first.result(10) == ["0"]
+            assert following.result(PATIENCE) == ["2"]
+            assert first.result(PATIENCE) == ["0"]
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert store.batches == [[0], [2]]
@@ -317,18 +330,18 @@ def interrupted_at(place: int, *, leads: bool) -> bool:
     with ThreadPoolExecutor(4) as pool:
         if leads:
             first = pool.submit(combiner.run, [0])
-            assert store.entered.wait(10)
+            assert store.entered.wait(PATIENCE)
         others = [pool.submit(behind, number) for number in (1, 2)]
         opening = pool.submit(open_behind)
         interrupting = Signal(place)
         with suppress(Interrupted), interrupting:
             combiner.run([9])
         over.set()
-        opening.result(10)
+        opening.result(PATIENCE)
         if leads:
-            assert first.result(10) == ["0"]
+            assert first.result(PATIENCE) == ["0"]
         for number, other in enumerate(others, 1):
-            error = other.exception(10)
+            error = other.exception(PATIENCE)
             assert error is None or (isinstance(error, StoreError) and error.outcome_unknown)
             stored = [one for batch in store.batches for one in batch].count(number)
             assert stored == 1 or (error is not None and stored == 0)
@@ -354,7 +367,7 @@ def test_there_are_as_many_commits_at_once_as_seats() -> None:
     combiner = Combiner(store, seats=Seats(3, 3, 3))
     with ThreadPoolExecutor(3) as pool:
         futures = [pool.submit(combiner.run, [n]) for n in range(3)]
-        assert [future.result(10) for future in futures] == [[0], [1], [2]]
+        assert [future.result(PATIENCE) for future in futures] == [[0], [1], [2]]
     assert combiner._busy == 0
 
 
@@ -403,7 +416,7 @@ def test_more_threads_than_there_are_seats_share_fewer(threads: int, seats: int)
         clocks.together.wait()
         clocks.together.wait()  # whoever comes next stores for all that waited
         for future in (first, *others):
-            future.result(10)
+            future.result(PATIENCE)
         clocks.together = None
         for now, busy in ((1.0, 0.9), (2.0, 1.8)):
             expected = seats if now == 1.0 else 2
@@ -423,14 +436,14 @@ def test_those_whom_others_store_are_counted_too() -> None:
         eventually(lambda: combiner._crowd == 3)
         combiner._crowd = 0  # as at the end of a window
         clocks.together.wait()
-        first.result(10)  # one of the others stores for both, until the barrier lets it
+        first.result(PATIENCE)  # one of the others stores for both, until the barrier lets it
         late = pool.submit(combiner.run, [(0.0, 0.0)])
         eventually(partial(waits, combiner, 1))
         eventually(lambda: combiner._crowd == 3)
         clocks.together.wait()
         clocks.together.wait()
         for future in (*others, late):
-            future.result(10)
+            future.result(PATIENCE)
     assert combiner._riding == 0
 
 

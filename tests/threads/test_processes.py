@@ -4,12 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pgbus import Bus, Event
+from pgbus.threads import signals
 
 ROOT = Path(__file__).parents[2]
 Start = Callable[[str], subprocess.Popen[str]]
@@ -142,6 +144,25 @@ def test_a_signal_that_comes_twice_at_once_is_one() -> None:
     done = subprocess.run([sys.executable, "-c", ECHOED], stdout=subprocess.PIPE, check=False)
     assert done.stdout == b"one wish\n"
     assert done.returncode == 128 + signal.SIGTERM
+
+
+def test_a_signal_that_comes_as_its_thread_falls_asleep_is_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python heard it and the system call that it was to break off began afterwards: one in 50."""
+    monkeypatch.setattr(signals, "GLANCE", 0.01)
+    latch = signals.Latch()
+    before = signal.signal(signal.SIGALRM, lambda *_: latch.set())
+    try:
+        for microseconds in range(500):
+            latch = signals.Latch()
+            began = time.monotonic()
+            signal.setitimer(signal.ITIMER_REAL, 1e-6 * (1 + microseconds % 60), 30)
+            latch.wait()
+            assert time.monotonic() - began < 29, "only the second signal was heard"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 AT_EVERY_STEP = """

@@ -14,6 +14,8 @@ from pgbus.errors import ConfigurationError
 ECHO = 0.02
 """Seconds in which one wish may come twice: GNU ``timeout``, for one, signals its child and then
 its group, the child among it."""
+GLANCE = 0.5
+"""Seconds after which who waits for a signal looks whether one came."""
 
 
 class Latch:
@@ -21,7 +23,8 @@ class Latch:
 
     A handler runs between any two steps of the main thread. So it must not set a
     :class:`threading.Event`: that thread may hold its lock, and would wait for itself. The put of a
-    ``SimpleQueue`` may come amid its get.
+    ``SimpleQueue`` may come amid its get. A signal that comes just before the thread falls asleep
+    does not wake it, and Python calls no handler before it wakes: it sleeps for a glance at most.
     """
 
     def __init__(self) -> None:
@@ -39,9 +42,13 @@ class Latch:
 
     def wait(self, timeout: float | None = None) -> None:
         """Return once it is set, or after so many seconds."""
-        if not self._is_set:
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self._is_set:
+            nap = GLANCE if end is None else min(GLANCE, end - time.monotonic())
+            if nap <= 0:
+                return
             with suppress(Empty):
-                self._woken.get(timeout=timeout)
+                self._woken.get(timeout=nap)
 
 
 class StopRequest:
