@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pgbus.core import newest, walk
 from pgbus.core.newest import FIRST_EVENT
+from pgbus.core.rounds import Rounds
 from pgbus.core.walk import (
     LEAST_EVENTS,
     MOST_EVADED,
@@ -94,6 +95,7 @@ def _straight(monkeypatch: pytest.MonkeyPatch) -> None:
     contested=st.lists(st.booleans(), min_size=20, max_size=20),
     everywhere=st.lists(st.booleans(), min_size=20, max_size=20),
     visits=st.sampled_from([10, MOST_VISITS]),
+    chance=st.randoms(use_true_random=False),
 )
 def test_whatever_waits_is_found_before_the_walk_says_that_nothing_is_free(
     lanes: list[int],
@@ -102,22 +104,28 @@ def test_whatever_waits_is_found_before_the_walk_says_that_nothing_is_free(
     contested: list[bool],
     everywhere: list[bool],
     visits: int,
+    chance: random.Random,
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(walk, "MOST_VISITS", visits)  # of few, 61 lanes are a crowd
         patch.setattr(newest, "RECENT", visits // 2)
-        waiting, way = Waiting(lanes, leased), Walk()
+        patch.setattr(walk, "CHANCE", chance)
+        waiting, way, rounds = Waiting(lanes, leased), Walk(), Rounds()
         for number in range(1000):
             wished = wishes[number % len(wishes)]
             everywhere_now = number >= len(everywhere) or everywhere[number]
             step = way.next(wished, everywhere=everywhere_now)
+            if not step.by_arrival:
+                rounds.step(number, first=step.goes_through)
             found, resume = waiting.take(step, wished)
             evades = number < len(contested) and contested[number]
-            if way.learn(step, wished, found, resume, contested=evades) and everywhere_now:
+            idle = way.learn(step, wished, found, resume, contested=evades)
+            if idle and everywhere_now and not rounds.pressed:
                 break
             # What is let go of behind the walk must be found as well.
             if number < 20 and waiting.leased:
                 waiting.leased.remove(min(waiting.leased))
+                rounds.press()
         else:
             pytest.fail("the walk does not end")
     assert set(lanes) <= waiting.leased

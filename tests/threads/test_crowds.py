@@ -1,5 +1,6 @@
 """Keys that cannot be had stand not between others and their handler, nor keep a bus busy."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -107,6 +108,49 @@ def test_a_key_of_the_crowd_that_is_let_go_is_handled(
         settled_down(bus_dsn, steps)
         assert bus.drop_dead_letters("billing", [UUID(f"{500:032}")]) == 1
         eventually(lambda: list(orders) == ["parked500"])
+
+
+FIRST_OF_THEM = """
+    select substr(key, 7)::int, hashtextextended(key, 0) as lane
+    from (select headers ->> 'x-pgmq-group' as key from pgmq.q_billing) as waiting
+    order by lane limit 1
+"""
+
+
+def test_a_key_that_is_let_go_of_behind_a_round_of_the_crowd_is_handled(
+    bus: Bus, bus_dsn: str, steps: list[Step], orders: deque[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By another round, without a poll."""
+    monkeypatch.setattr(rounds, "CALM", 1e9)
+    monkeypatch.setattr(rounds, "MOST_CALM", 1e9)
+    monkeypatch.setattr(fetcher, "SLEEP", 1e9)
+    with psycopg.connect(bus_dsn) as connection:
+        row = connection.execute(FIRST_OF_THEM).fetchone()
+    assert row is not None
+    first, lane = row
+    released = threading.Event()
+
+    def take(connection: "psycopg.Connection[Any]", order: Take) -> Taken:
+        step = order.step
+        is_past = not step.by_arrival and step.start > lane
+        if asked.is_set() and is_past and not released.is_set():
+            assert bus.drop_dead_letters("billing", [UUID(f"{first:032}")]) == 1
+            eventually(lambda: subscription.rounds.pressed)
+            released.set()
+        steps.append(step)
+        return leases.take(connection, order)
+
+    monkeypatch.setattr(fetcher, "take", take)
+    asked = threading.Event()
+    with bus.running():
+        settled_down(bus_dsn, steps)
+        assert bus._engine is not None
+        [subscription] = bus._engine._subscriptions
+        eventually(lambda: not subscription.ready)
+        asked.set()
+        bus._engine._fetcher.wake("billing")
+        eventually(lambda: list(orders) == [f"parked{first}"])
+    assert released.is_set()
 
 
 def test_idle_beside_a_crowd_a_bus_asks_less_than_once_a_second(

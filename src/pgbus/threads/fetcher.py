@@ -284,7 +284,8 @@ class Fetcher:
         rounds = subscription.rounds
         if not step.newest:
             rounds.over(now)
-        elif rounds.pressed:
+        # Amid this one, too: what was let go of behind it was not found.
+        if rounds.pressed and subscription.nap is None:
             subscription.round_at = rounds.due_at()
 
     def _unpack(
