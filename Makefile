@@ -7,8 +7,6 @@ BIN := .venv/bin
 ARGS ?=
 # Debian's packaged PostgreSQL 15, where it is installed: its build differs from the embedded one.
 DEBIAN_15 := $(wildcard /usr/lib/postgresql/15/bin)
-# Two for each processor: most tests wait for a server, a process or a moment for half of their time.
-WORKERS := $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 # What does not depend on the server's release is tested once.
 ONCE := benchmarks cli core docs embedded examples model packaging real schemas/test_fit.py torture typing
 
@@ -26,11 +24,11 @@ demo: .venv/.demo-ready  ## Watch a small shop's events flow, fail, retry and be
 	$(BIN)/pgbus demo
 
 test: lint  ## Run every check and the suite, on the embedded PostgreSQL 18 and Debian's 15
-	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --ignore=tests/torture $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --ignore=tests/torture $(ARGS)
 	@# Alone, because it counts what it reaches. (5: what ARGS chose is not among it.)
 	$(BIN)/python -m pytest tests/torture $(ARGS) || [ $$? -eq 5 ]
 ifneq ($(DEBIAN_15),)
-	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --pg-bin=$(DEBIAN_15) --pg-major=15 \
+	$(BIN)/python -m pytest --numprocesses=auto --pg-bin=$(DEBIAN_15) --pg-major=15 \
 		$(ONCE:%=--ignore=tests/%) $(ARGS)
 endif
 
