@@ -1,11 +1,9 @@
 """``tail``: live events of some patterns, without consuming anyone's."""
 
 import secrets
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
@@ -26,7 +24,7 @@ from pgbus.store import tail as tails
 from pgbus.store.query import run
 from pgbus.threads.link import connect, translated
 from pgbus.threads.pooling import is_pooled
-from pgbus.threads.signals import Latch
+from pgbus.threads.signals import Latch, ended_by_signals
 
 PAUSE = 0.1
 """Seconds between two looks: asking costs publishers nothing, notifying would."""
@@ -61,9 +59,10 @@ def tail(
     goes when this ends, however it ends. JSON is one object a line, with everything.
     """
     expansions = [one for pattern in patterns for one in expand(pattern)]
+    asked = Latch()
     with (
         open_bus(dsn) as bus,
-        _asked_to_stop() as asked,
+        ended_by_signals(asked),
         translated(),
         connect(bus.dsn, name="pgbus tail") as connection,
     ):
@@ -162,20 +161,3 @@ def _as_object(event: tails.Seen) -> dict[str, Any]:
         "headers": incoming.headers,
         "body": None if event.body is None else msgspec.Raw(event.body.encode()),
     }
-
-
-@contextmanager
-def _asked_to_stop() -> Iterator[Latch]:
-    """Yield what SIGINT, SIGTERM and SIGHUP set: no query is broken off by them."""
-    asked = Latch()
-    before: dict[int, Any] = {}
-    with suppress(ValueError):  # not in the main thread
-        for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if one == signal.SIGHUP and signal.getsignal(one) == signal.SIG_IGN:
-                continue  # nohup
-            before[one] = signal.signal(one, lambda *_: asked.set())
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -21,6 +21,7 @@ from pgbus.demo.view import Scene, show, show_verdict
 from pgbus.store import workers
 from pgbus.store.query import run
 from pgbus.threads.link import connect, translated
+from pgbus.threads.signals import Latch, ended_by_signals
 
 LEASE = 5.0
 """Seconds: a demonstration that was killed holds the next one up for as long."""
@@ -38,7 +39,8 @@ class Interrupted(Exception):
 class Play:
     """What happens while the view looks on, in a thread of its own.
 
-    ``over`` is set at the end; then either ``repair`` or ``error`` is there.
+    ``over`` is set at the end, when either ``repair`` or ``error`` is there, or by who has seen
+    enough.
     """
 
     bus: Bus
@@ -46,7 +48,7 @@ class Play:
     staff: Staff
     news: News
     stop: threading.Event
-    over: threading.Event = field(default_factory=threading.Event)
+    over: Latch = field(default_factory=Latch)
     repair: Repair | None = None
     error: Exception | None = None
 
@@ -174,7 +176,8 @@ def _perform(
     thread.start()
     try:
         scene = Scene(bus, shop, staff, news, total=events, server=server)
-        show(console, scene, act.over)
+        with ended_by_signals(act.over):
+            show(console, scene, act.over)
     finally:
         stop.set()
         thread.join()

@@ -1,6 +1,5 @@
 """What the watcher sees: a live view on a terminal, plain lines elsewhere, and the verdict."""
 
-import threading
 import time
 
 from rich.box import SIMPLE_HEAD
@@ -17,6 +16,7 @@ from pgbus.demo.meter import HISTORY, Meter
 from pgbus.demo.shop import Shop
 from pgbus.demo.staff import PATTERNS, Staff
 from pgbus.demo.verdict import Verdict
+from pgbus.threads.signals import Latch
 
 FRAMES = 10
 """Pictures a second; the counters are the process's own."""
@@ -183,7 +183,7 @@ def _news_line(item: Item) -> Text:
     return Text.assemble((f"{item.who:<9}", "bold"), (item.text, item.style), no_wrap=True)
 
 
-def show(console: Console, scene: Scene, over: threading.Event) -> None:
+def show(console: Console, scene: Scene, over: Latch) -> None:
     """Show what happens until it is over."""
     if console.is_terminal:
         _show_live(console, scene, over)
@@ -191,7 +191,7 @@ def show(console: Console, scene: Scene, over: threading.Event) -> None:
         _show_lines(console, scene, over)
 
 
-def _show_live(console: Console, scene: Scene, over: threading.Event) -> None:
+def _show_live(console: Console, scene: Scene, over: Latch) -> None:
     with Live(console=console, auto_refresh=False) as live:
         ended = False
         while not ended:
@@ -200,7 +200,7 @@ def _show_live(console: Console, scene: Scene, over: threading.Event) -> None:
             live.update(scene.picture(console.width), refresh=True)
 
 
-def _show_lines(console: Console, scene: Scene, over: threading.Event) -> None:
+def _show_lines(console: Console, scene: Scene, over: Latch) -> None:
     ended = False
     told = 0
     while not ended:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from types import FrameType
+from typing import Any
 
 from pgbus.errors import ConfigurationError
 
@@ -40,15 +41,37 @@ class Latch:
         """Return whether it was set."""
         return self._is_set
 
-    def wait(self, timeout: float | None = None) -> None:
-        """Return once it is set, or after so many seconds."""
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return once it is set, or after so many seconds; and whether it is set."""
         end = None if timeout is None else time.monotonic() + timeout
         while not self._is_set:
             nap = GLANCE if end is None else min(GLANCE, end - time.monotonic())
             if nap <= 0:
-                return
+                break
             with suppress(Empty):
                 self._woken.get(timeout=nap)
+        return self._is_set
+
+
+@contextmanager
+def ended_by_signals(latch: Latch) -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP set a latch while the block runs, and break nothing off.
+
+    What ``KeyboardInterrupt`` breaks off may have taken the lock of a :class:`threading.Event`, or
+    of a pool, that nobody lets go of any more. Only the main thread gets signals: in others this
+    does nothing.
+    """
+    before: dict[int, Any] = {}
+    with suppress(ValueError):  # not in the main thread
+        for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if one == signal.SIGHUP and signal.getsignal(one) == signal.SIG_IGN:
+                continue  # nohup
+            before[one] = signal.signal(one, lambda *_: latch.set())
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class StopRequest:
