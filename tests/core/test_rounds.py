@@ -39,6 +39,16 @@ def test_where_something_presses_it_waits_for_a_multiple_of_what_the_last_took()
     assert not rounds.pressed
 
 
+def test_one_that_had_to_wait_keeps_the_next_no_longer_than_where_nothing_presses() -> None:
+    """For workers that had enough in hand, or for a server that was away."""
+    rounds = gone_round(2, since=0.0, until=1_000.0)
+    rounds.press()
+    assert rounds.due_at() == 1_000.0 + 2 * CALM
+    rounds = gone_round(200, since=0.0, until=1_000.0)
+    rounds.press()
+    assert rounds.due_at() == 1_000.0 + MOST_CALM
+
+
 def test_what_presses_while_one_is_under_way_is_not_forgotten() -> None:
     rounds = Rounds()
     rounds.step(10.0, first=True)

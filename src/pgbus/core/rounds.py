@@ -35,9 +35,10 @@ class Rounds:
 
     def due_at(self) -> float:
         """Return when the next may begin, in seconds of the clock; past while one is under way."""
-        if self._pressed:
-            return self._over_at + PRESSED * self._lasted
-        return self._over_at + min(MOST_CALM, CALM * self._takes)
+        wait = min(MOST_CALM, CALM * self._takes)
+        if self._pressed:  # one that waited for workers, or for the server, lasted for any time
+            wait = min(wait, PRESSED * self._lasted)
+        return self._over_at + wait
 
     @property
     def pressed(self) -> bool:
