@@ -153,6 +153,56 @@ def test_a_key_that_is_let_go_of_behind_a_round_of_the_crowd_is_handled(
     assert released.is_set()
 
 
+THEIR_LANES = """
+    select hashtextextended(headers ->> 'x-pgmq-group', 0) from pgmq.q_billing
+"""
+ONE_OF_THE_FIRST = """
+    select 'late' || n from generate_series(1, 100) n
+    order by hashtextextended('late' || n, 0) limit 1
+"""
+
+
+def test_what_is_published_late_in_a_round_of_the_crowd_does_not_wait_for_the_next(
+    bus: Bus, bus_dsn: str, steps: list[Step], orders: deque[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "PRESSED", 1e9)
+    monkeypatch.setattr(rounds, "CALM", 1e9)
+    monkeypatch.setattr(rounds, "MOST_CALM", 1e9)
+    monkeypatch.setattr(fetcher, "SLEEP", 1e9)
+    with psycopg.connect(bus_dsn) as connection:
+        lanes = [lane for (lane,) in connection.execute(THEIR_LANES)]
+        late = connection.execute(ONE_OF_THE_FIRST).fetchone()
+    assert late is not None
+    asked, published, ends = threading.Event(), threading.Event(), False
+
+    def take(connection: "psycopg.Connection[Any]", order: Take) -> Taken:
+        nonlocal ends
+        taken = leases.take(connection, order)
+        if not order.step.by_arrival:
+            resume = taken.resume
+            ends = resume is not None and sum(lane >= resume for lane in lanes) < 50
+        elif ends and asked.is_set():
+            asked.clear()
+            bus.publish(Created(order=late[0]))
+            eventually(lambda: subscription.rounds.pressed)
+            published.set()
+        steps.append(order.step)
+        return taken
+
+    monkeypatch.setattr(fetcher, "take", take)
+    with bus.running():
+        settled_down(bus_dsn, steps)
+        assert bus._engine is not None
+        [subscription] = bus._engine._subscriptions
+        eventually(lambda: not subscription.ready)
+        asked.set()
+        # As if all that the last one took was over: this one is due at once.
+        subscription.rounds = rounds.Rounds()
+        bus._engine._fetcher.wake("billing")
+        eventually(lambda: list(orders) == [*late])
+    assert published.is_set()
+
+
 def test_idle_beside_a_crowd_a_bus_asks_less_than_once_a_second(
     bus: Bus, bus_dsn: str, orders: deque[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

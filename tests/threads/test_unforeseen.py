@@ -9,6 +9,9 @@ import psycopg
 import pytest
 
 from pgbus import Bus, Event
+from pgbus.store.leases import Take, Taken, take
+from pgbus.threads import fetcher
+from pgbus.threads.fetcher import Fetcher
 from pgbus.threads.keeper import Keeper
 from pgbus.threads.settler import Settler
 from tests.waiting import eventually
@@ -117,6 +120,36 @@ def test_the_listener_listens_again(
         assert listened.wait(10)
         bus.publish(Created(order="a"))
         assert bus.wait_idle(10)
+    assert handled == [0]
+
+
+def test_the_fetcher_takes_more(bus: Bus, handled: list[int], once: Once) -> None:
+    with bus.running():
+        for n in range(2):
+            left = once(Fetcher, "_cycle")
+            bus.publish(Created(order="a", n=n))
+            assert bus.wait_idle(20)
+            eventually(lambda: not left)  # noqa: B023
+    assert handled == [0, 1]
+
+
+def test_what_a_take_won_is_given_back_where_nobody_could_read_that(
+    bus: Bus, handled: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus._lease = 3.0
+    left = [MemoryError()]
+
+    def fails(connection: "psycopg.Connection[Any]", order: Take) -> Taken:
+        taken = take(connection, order)
+        if taken.events and left:
+            raise left.pop()
+        return taken
+
+    monkeypatch.setattr(fetcher, "take", fails)
+    with bus.running():
+        bus.publish(Created(order="a"))
+        assert bus.wait_idle(20)
+        assert not left
     assert handled == [0]
 
 

@@ -19,7 +19,6 @@ import psycopg
 from pgbus.core.account import exc_info
 from pgbus.core.demand import MOST_BYTES, Wish
 from pgbus.core.walk import Step
-from pgbus.errors import PgbusError
 from pgbus.model.delivery import Chunk
 from pgbus.store.leases import Polled, Take, Taken, poll, take
 from pgbus.store.settle import LaneSettlement
@@ -124,7 +123,7 @@ class Fetcher:
                 try:
                     self._wake.clear()
                     busy = self._cycle()
-                except (psycopg.Error, PgbusError) as error:
+                except Exception as error:  # without takes all that waits would wait for ever
                     if self._stop.is_set():  # the link was interrupted
                         return
                     self._outage.report("the fetcher", error)
@@ -219,7 +218,7 @@ class Fetcher:
             except psycopg.errors.ProgramLimitExceeded:
                 careful = replace(order, careful=True)
                 taken = self._link.do(lambda connection: take(connection, careful))
-        except psycopg.Error:
+        except BaseException:
             session.doubt(order.token)
             if self._link.cut:
                 # A body that PostgreSQL cannot read back takes it seconds to find out, on a busy
@@ -268,10 +267,9 @@ class Fetcher:
             contested=taken.contested,
         )
         subscription.vain += idle
-        if not idle:
+        if not idle or self._must_look_again(subscription, order.step, now):
             subscription.ready = True
             return True
-        self._put_off(subscription, order.step, now)
         if subscription.flow.is_fast(now):
             subscription.nap = now + NAP
         elif not subscription.asleep:
@@ -279,14 +277,19 @@ class Fetcher:
         return False
 
     @staticmethod
-    def _put_off(subscription: Subscription, step: Step, now: float) -> None:
-        """Arrange for the next round, having found nothing free."""
+    def _must_look_again(subscription: Subscription, step: Step, now: float) -> bool:
+        """Arrange for the next round, having found nothing free; return whether to look before it.
+
+        What came, or was let go of, behind a round was not found by it. What came is among the
+        newest, at which to look costs little.
+        """
         rounds = subscription.rounds
         if not step.newest:
             rounds.over(now)
-        # Amid this one, too: what was let go of behind it was not found.
-        if rounds.pressed and subscription.nap is None:
+            return rounds.pressed and subscription.nap is None
+        if rounds.pressed:
             subscription.round_at = rounds.due_at()
+        return False
 
     def _unpack(
         self, subscription: Subscription, session: Session, order: Take, taken: Taken
