@@ -34,12 +34,12 @@ create function pgbus.stop_worker(p_worker bigint) returns void
 language sql set search_path = pg_catalog, pg_temp
 begin atomic
     select pgbus.require_worker(p_worker);
-    with freed as (
-        delete from pgbus.lease where worker = p_worker returning subscription
-    )
-    -- Others that found nothing free would not look again so soon.
-    select pg_notify('pgbus_' || s.name, '') from pgbus.subscription s
-    where s.id in (select f.subscription from freed f);
+    delete from pgbus.lease where worker = p_worker;
+    -- Others that found nothing free would not look again so soon; and before this it has let go of
+    -- what it had not begun, of which nobody hears.
+    select pg_notify('pgbus_' || s.name, '')
+    from pgbus.worker_subscription w join pgbus.subscription s on s.id = w.subscription
+    where w.worker = p_worker;
     delete from pgbus.worker where id = p_worker;
 end;
 

@@ -8,10 +8,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgbus import Bus, Event
+from pgbus import BatchContext, Bus, Event
+from pgbus.core import rounds
 from pgbus.model.delivery import Chunk, Message
 from pgbus.store.leases import Take, Taken, poll, take
 from pgbus.threads import fetcher
+from pgbus.threads.link import Link
 from pgbus.threads.session import Session
 from pgbus.threads.subscription import Hold, Parcel, Subscription
 from tests.threads.asleep import sleepers
@@ -118,6 +120,69 @@ def test_what_is_due_and_cannot_be_moved_is_not_asked_for_all_the_time(
             assert len(polls) < 30
             connection.execute("select pg_advisory_unlock(1885823605, 0)")
             assert handled.wait(20)
+
+
+def test_what_a_worker_that_stops_had_not_begun_is_handled_by_another_at_once(
+    bus: Bus, make_bus: Callable[..., Bus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that sleeps, with no poll and no round of its own to come."""
+    sleepy: list[Link] = []
+
+    def pooled(link: Link) -> bool:
+        return threading.current_thread().name == "pgbus-fetcher" and link not in sleepy
+
+    monkeypatch.setattr(Link, "pooled", property(pooled))
+    monkeypatch.setattr(fetcher, "SLEEP", 600.0)
+    monkeypatch.setattr(rounds, "CALM", 600.0)
+    monkeypatch.setattr(rounds, "MOST_CALM", 600.0)
+    begun: list[str] = []
+    handled: list[str] = []
+    go_on, other = threading.Event(), make_bus()
+
+    @bus.subscribe("orders.*", name="billing", concurrency=1)
+    def on_order(event: Created) -> None:
+        begun.append(event.order)
+        assert go_on.wait(60)
+
+    @other.subscribe("orders.*", name="billing")
+    def on_order_there(event: Created) -> None:
+        handled.append(event.order)
+
+    with bus.running(timeout=60):
+        bus.publish_many([Created(order="a"), Created(order="b")])
+        eventually(lambda: begun and bus.status("billing")[0].in_flight == 2)
+        with other.running():
+            assert other._engine is not None
+            [subscription] = other._engine._subscriptions
+            sleepy.append(other._engine._fetcher._link)
+            eventually(lambda: subscription.asleep and not subscription.ready)
+            stopping = threading.Thread(target=bus.stop, args=(60,))
+            stopping.start()
+            eventually(lambda: bus.status("billing")[0].in_flight == 1)
+            go_on.set()
+            stopping.join()
+            eventually(lambda: sorted(begun + handled) == ["a", "b"])
+
+
+def test_a_retry_in_the_transaction_of_a_batch_rings_a_timer_of_its_own(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetcher, "POLL", 600.0)
+    monkeypatch.setattr(fetcher, "SLEEP", 600.0)
+    batches: list[list[str]] = []
+
+    @bus.subscribe("orders.*", name="billing", batch=10)
+    def on_orders(
+        events: list[Created], context: BatchContext, connection: "psycopg.Connection[Any]"
+    ) -> None:
+        batches.append([event.order for event in events])
+        if len(batches) == 1:
+            context.retry(0, after=0.3)
+
+    with bus.running():
+        bus.publish(Created(order="a"))
+        assert bus.wait_idle(20)
+    assert batches == [["a"], ["a"]]
 
 
 def test_who_pauses_is_not_woken_in_a_workers_place(make_bus: Callable[..., Bus]) -> None:

@@ -213,6 +213,9 @@ class Attempts:
             run(connection, self._station.publish(ending.outgoing))
         worker = delivery.hold.session.id
         self._transactions.end(connection, name, worker, ending.lanes, more=ending.more)
+        for lane in ending.lanes:
+            if lane.again is not None:
+                self._station.expect(name, lane.again[1])
 
 
 def _is_of_the_connection(error: BaseException, connection: "psycopg.Connection[Any]") -> bool:

@@ -107,6 +107,7 @@ class Engine:
         self._station = Station(
             put=self._settler.put,
             released=self._fetcher.released,
+            expect=self._fetcher.expect,
             encode=self._encode,
             ask=pool.run,
             report=report,

@@ -130,6 +130,7 @@ class Station:
     Parameters:
         put: hands a portion to the settler.
         released: tells the fetcher that there may be room for more.
+        expect: tells it in how many seconds a retry of a subscription falls due.
         encode: makes an event that a handler publishes ready to be stored.
         ask: runs an operation on a connection of the bus.
         report: tells ``bus.on_error`` callbacks of an incident.
@@ -143,6 +144,7 @@ class Station:
         *,
         put: Callable[[Portion], None],
         released: Callable[[], None],
+        expect: Callable[[str, float], None],
         encode: Callable[[Outgoing, Context], Encoded],
         ask: Callable[[Callable[[], Operation[bool]]], bool],
         report: Callable[[Incident], None],
@@ -155,6 +157,7 @@ class Station:
     ) -> None:
         self.put = put
         self.released = released
+        self.expect = expect
         self.encode = encode
         self.report = report
         self.publish = publish
