@@ -12,14 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg.conninfo import conninfo_to_dict
 
 from pgbus import Bus
+from pgbus.threads import engine
 from tests.proxy import FaultProxy
 from tests.servers import NoServerError, PostgresInstance, Server, choose
 from tests.servers.providers import NAMES
 
 THREADS_MAY_LINGER = 10.0
+
+# A machine that stands still for 200 ms is no fault of the code.
+settings.register_profile("pgbus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("pgbus")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -91,6 +97,15 @@ def server(pytestconfig: pytest.Config) -> Iterator[Server]:
 def pg_major(server: Server) -> int:
     """The major version of the server: 14 to 18."""
     return server.major
+
+
+@pytest.fixture(autouse=True)
+def unhurried() -> Iterator[None]:
+    """A stop settles and signs off, however slow the machine is."""
+    with pytest.MonkeyPatch.context() as patching:  # a test may undo those of its own
+        for limit in ("SETTLED", "CANCELLED", "SIGNED_OFF", "ENDED", "PATIENCE"):
+            patching.setattr(engine, limit, 20.0)
+        yield
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,10 +32,11 @@ def pgbus(
     dsn: str | None = None,
     cwd: Path | None = None,
     stdin: str | bytes = b"",
+    command: Sequence[str] = COMMAND,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     done = subprocess.run(
-        [*COMMAND, *arguments],
+        [*command, *arguments],
         env=environment(dsn),
         cwd=cwd,
         input=stdin.encode() if isinstance(stdin, str) else stdin,

@@ -23,6 +23,16 @@ from tests.cli.command import COMMAND, PATIENCE, at_hand, call, environment, pgb
 from tests.waiting import eventually
 
 EVENTS = "300"
+UNHURRIED = """
+from pgbus.cli import main
+from pgbus.demo import stage
+from pgbus.threads import engine
+
+engine.SETTLED = engine.CANCELLED = engine.SIGNED_OFF = engine.ENDED = engine.PATIENCE = 20.0
+"""
+PATIENT = [sys.executable, "-c", f"{UNHURRIED}stage.LEASE = 60.0; main()"]
+"""The command, whose demo signs off however slow the machine is, and waits up to a minute for the
+lease of another: time to end that."""
 
 
 def names(dsn: str) -> list[str]:
@@ -47,7 +57,7 @@ def set_lease(dsn: str, lease: str) -> None:
 
 
 def test_it_judges_itself_and_leaves_nothing(dsn: str) -> None:
-    done = pgbus("demo", "--events", EVENTS, "--json", dsn=dsn)
+    done = pgbus("demo", "--events", EVENTS, "--json", dsn=dsn, command=PATIENT)
     assert done.returncode == 0, done.stderr
     verdict = json.loads(done.stdout)
     assert verdict["good"] is True
@@ -62,7 +72,7 @@ def test_it_draws_on_a_terminal(dsn: str) -> None:
     try:
         with at_hand(
             subprocess.Popen(
-                [*COMMAND, "demo", "--events", EVENTS],
+                [*PATIENT, "demo", "--events", EVENTS],
                 env=environment(dsn, {"TERM": "xterm-256color", "LINES": "40"}),
                 stdout=theirs,
                 stderr=theirs,
@@ -82,14 +92,6 @@ def test_it_draws_on_a_terminal(dsn: str) -> None:
         assert wanted in text
 
 
-PATIENT = [
-    sys.executable,
-    "-c",
-    "from pgbus.cli import main; from pgbus.demo import stage; stage.LEASE = 60.0; main()",
-]
-"""The command, whose demo waits up to a minute for the lease of another: time to end that."""
-
-
 def test_it_can_be_interrupted_and_killed_and_run_again(dsn: str) -> None:
     def start(command: Sequence[str] = COMMAND, events: str = "20000") -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -99,7 +101,7 @@ def test_it_can_be_interrupted_and_killed_and_run_again(dsn: str) -> None:
             stderr=subprocess.PIPE,
         )
 
-    with at_hand(start()) as process:
+    with at_hand(start(PATIENT)) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
@@ -124,9 +126,8 @@ def test_it_can_be_interrupted_and_killed_and_run_again(dsn: str) -> None:
     assert names(dsn) == []
 
 
-ON_THE_EMBEDDED = """
+ON_THE_EMBEDDED = f"""{UNHURRIED}
 import sys
-from pgbus.cli import main
 from pgbus.threads.server import GivenServer, provide
 
 dsn = sys.argv.pop(1)

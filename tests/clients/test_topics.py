@@ -5,7 +5,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pgmq import PGMQueue
 
@@ -141,7 +141,7 @@ def test_any_patterns_route_any_topics_alike(
 ) -> None:
     publisher = make_bus()  # the same for all examples, with what it remembers of routes
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=60)
     @given(
         st.lists(st.lists(patterns, min_size=1, max_size=3), min_size=3, max_size=3),
         st.lists(topics, min_size=1, max_size=4),

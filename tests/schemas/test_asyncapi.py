@@ -134,7 +134,7 @@ def test_messages_are_as_it_says(bus_dsn: str) -> None:
             validator(made, message["headers"]).validate(headers)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(kinds, st.data())
 def test_bodies_fit_their_schemas(one: Kind, data: st.DataObject) -> None:
     """In the document's draft, and in that of the registry."""

@@ -127,7 +127,7 @@ def test_mypy_and_the_interpreter_take_it_as_it_is(tmp_path: Path) -> None:
     assert ran.stdout == "red (1, 2) True\n", ran.stderr
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(kinds, st.data())
 def test_whatever_the_type(one: Kind, data: st.DataObject) -> None:
     fields: list[Any] = [("a", one.type)]

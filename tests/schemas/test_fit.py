@@ -160,7 +160,6 @@ def related(draw: st.DrawFn) -> tuple[Kind, Kind]:
 
 SETTINGS = settings(
     max_examples=600,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 

@@ -36,7 +36,6 @@ EVERY = settings(
     stateful_step_count=50,
     derandomize=not EXAMPLES,
     database=None,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 MOST_WORKERS = 3

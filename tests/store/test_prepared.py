@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -119,6 +120,7 @@ def test_who_is_interrupted_waits_no_longer(
 
     def interrupt() -> None:
         eventually(lambda: witness.execute(sleeps, [pid]).rowcount == 1)
+        time.sleep(0.3)  # the server may have begun before the main thread waits for it
         signal.pthread_kill(main, signal.SIGUSR1)
 
     threading.Thread(target=interrupt).start()

@@ -66,6 +66,7 @@ def test_a_batch_holds_what_several_takes_brought(bus: Bus, bus_dsn: str) -> Non
         for n in range(1, 4):
             bus.publish(Created(order=f"o{n}", n=n))
             eventually(partial(leased, n))
+            eventually(lambda: bus._subscriptions[0]._in_hand == n)  # noqa: B023
             assert begun.wait(20)
         end.set()
         assert bus.wait_idle(20)

@@ -10,8 +10,6 @@ import pytest
 from pgbus import BatchContext, Bus, Context, Event, Retry
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.usefixtures("unhurried")
-
 Connection = psycopg.Connection[Any]
 
 
@@ -90,6 +88,7 @@ def test_the_next_attempt_gets_what_one_that_hangs_had_locked(
         assert bus.wait_idle(20)
         assert not go_on.is_set()
         assert left_over(sql) == ["attempt 2"]
+        eventually(lambda: "pgbus-billing-9" in {one.name for one in threading.enumerate()})
         stuck = [one for one in threading.enumerate() if one.name.startswith("pgbus-billing-")]
         assert len(stuck) in (8, 9)
         go_on.set()

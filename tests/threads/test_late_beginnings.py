@@ -14,8 +14,6 @@ from pgbus.threads.transaction import Transactions
 from pgbus.threads.versions import Versions
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.usefixtures("unhurried")
-
 TOPIC = "orders.created"
 UNKNOWN = 7
 

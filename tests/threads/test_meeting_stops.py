@@ -11,6 +11,7 @@ import pytest
 from pgbus import Bus, ConfigurationError, Event
 from pgbus.core.demand import Demand
 from pgbus.store.leases import Polled
+from pgbus.threads import engine
 from pgbus.threads.attempt import Attempts
 from pgbus.threads.fetcher import Fetcher
 from pgbus.threads.keeper import Keeper
@@ -20,8 +21,6 @@ from pgbus.threads.session import Session
 from pgbus.threads.worker import Worker
 from tests.threads.test_stops import threads
 from tests.waiting import eventually
-
-pytestmark = pytest.mark.usefixtures("unhurried")
 
 
 class Created(Event, topic="orders.created", key="order"):
@@ -110,7 +109,7 @@ def test_what_is_started_while_the_bus_is_being_closed_is_stopped(
 
     monkeypatch.setattr(Bus, "stop", met)
     bus.close()
-    assert not threads()
+    eventually(lambda: not threads())
     with pytest.raises(ConfigurationError, match="closed"):
         bus.start()
 
@@ -133,7 +132,7 @@ def test_a_handler_that_starts_its_bus_holds_up_no_stop(
     bus.stop(timeout=20)
     assert started.is_set()
     assert "outlasted the grace" not in caplog.text
-    assert not threads()
+    eventually(lambda: not threads())
 
 
 @pytest.mark.parametrize("failing", ["the keeper", "a worker"])
@@ -209,6 +208,7 @@ def test_what_is_handled_as_the_grace_ends_is_acknowledged(
         given_up.set()
         return was_handling
 
+    monkeypatch.setattr(engine, "HANDED_IN", 20.0)
     monkeypatch.setattr(Demand, "observe", slow)
     monkeypatch.setattr(Worker, "abandon", told)
     handled = subscribe(bus)
@@ -269,7 +269,7 @@ def test_a_fetcher_that_connects_as_the_bus_stops_takes_nothing(
     bus.publish(Created(order="a"))
     fetcher.wake("billing")
     assert reached.wait(20)
-    monkeypatch.setattr(Link, "interrupt", lambda _: None)  # it has no connection yet
+    monkeypatch.setattr(fetcher._link, "interrupt", lambda: None)  # it has no connection yet
     bus.stop(0.0)
     opened.set()
     fetcher._thread.join(20)

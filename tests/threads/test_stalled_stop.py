@@ -19,6 +19,11 @@ LEASE = 0.6
 
 
 @pytest.fixture
+def unhurried() -> None:
+    """Here a stop keeps to its limits."""
+
+
+@pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How many seconds this thread waited for others in vain; infinite where it set no limit."""
     waits: list[float] = []

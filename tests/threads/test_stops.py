@@ -12,8 +12,6 @@ from pgbus.threads.listener import Listener
 from pgbus.threads.worker import Worker
 from tests.waiting import eventually
 
-pytestmark = pytest.mark.usefixtures("unhurried")
-
 
 class Created(Event, topic="orders.created", key="order"):
     order: str
