@@ -185,6 +185,41 @@ def test_a_retry_in_the_transaction_of_a_batch_rings_a_timer_of_its_own(
     assert batches == [["a"], ["a"]]
 
 
+def test_one_that_nobody_can_wake_is_not_polled_more_often_because_another_is_busy(
+    bus: Bus, bus_dsn: str, make_bus: Callable[..., Bus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, handled = make_bus(), threading.Event()
+    polls: list[int] = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        polls.append(threading.get_ident())
+        return poll(*arguments, **options)
+
+    monkeypatch.setattr(fetcher, "poll", counted)
+    bus.subscribe("invoices.*", name="quiet")(lambda event: None)
+    other.subscribe("invoices.*", name="quiet")(lambda event: None)
+
+    @other.subscribe("orders.*", name="billing")
+    def on_order(event: Created) -> None:
+        handled.set()
+
+    with bus.running():
+        eventually(lambda: sleepers(bus_dsn) == 1)  # so that the other cannot
+        with other.running():
+            assert other._engine is not None
+            its_fetcher = other._engine._fetcher._thread.ident
+            eventually(lambda: sleepers(bus_dsn) == 2)
+            del polls[:]
+            began = time.monotonic()
+            for _ in range(100):
+                bus.publish(Created(order="a"))
+                assert handled.wait(60)
+                handled.clear()
+                time.sleep(0.01)
+            count = sum(thread == its_fetcher for thread in polls)
+            assert count < 20 + 4 * (time.monotonic() - began)
+
+
 def test_who_pauses_is_not_woken_in_a_workers_place(make_bus: Callable[..., Bus]) -> None:
     bus = make_bus()
 

@@ -37,7 +37,9 @@ PATIENCE = 0.3
 worker signs off."""
 EXPIRED = 0.02
 """Seconds between two looks whether a lease that ran out was renewed."""
-FIRST_PATIENCE = 0.01
+FIRST_POLL = 0.01
+"""Seconds after the first poll of a subscription that nobody can wake, once nothing comes; each
+waits twice as long as the one before, up to ``POLL``."""
 MOST_PATIENCE = 8.0
 """How often as long as other statements a take may wait for its reply, after some that were cut."""
 STREAK = 3
@@ -73,7 +75,7 @@ class Fetcher:
         self._due: dict[str | None, float] = {}
         self._polled_at = 0.0
         self._next_poll = 0.0
-        self._patience = 0.0
+        self._overdue = 0.0
         # Set by anyone, cleared by the thread before it looks.
         self._scheduled = False
         self._thread = threading.Thread(target=self._run, name="pgbus-fetcher", daemon=True)
@@ -255,7 +257,7 @@ class Fetcher:
         if taken.events:
             subscription.streak += 1
             subscription.vain = 0
-            self._patience = 0.0
+            subscription.poll_after = 0.0
         else:
             subscription.streak = 0
         idle = subscription.walk.learn(
@@ -273,7 +275,7 @@ class Fetcher:
         if subscription.flow.is_fast(now):
             subscription.nap = now + NAP
         elif not subscription.asleep:
-            self._next_poll = min(self._next_poll, now + self._patience)
+            self._next_poll = min(self._next_poll, now + subscription.poll_after)
         return False
 
     @staticmethod
@@ -328,20 +330,23 @@ class Fetcher:
             answers += self._link.run(lambda: poll([one.number for one in idle], sleep=sleep))
         if others:
             answers += self._link.run(lambda: poll([one.number for one in others], sleep=False))
-        self._patience = min(POLL, max(FIRST_PATIENCE, self._patience * 2))
         moved = any(answer.ready for answer in answers if answer.subscription is None)
+        due = any(answer.next_due is not None and answer.next_due <= 0 for answer in answers)
+        self._overdue = _longer(self._overdue) if due and not moved else 0.0
         for answer in answers:
             subscription = None if answer.subscription is None else by_number[answer.subscription]
             if answer.next_due is not None:
                 name = None if subscription is None else subscription.name
                 # What is due, and was not moved, somebody else is about to move, or keeps from it.
                 over = answer.next_due <= 0 and not moved
-                wait = self._patience if over else max(0.0, answer.next_due) + 0.001
+                wait = self._overdue if over else max(0.0, answer.next_due) + 0.001
                 self._set_timer(name, now + wait)
             if subscription is not None:
                 self._heed(subscription, answer, now, moved=moved)
-        restless = any(not one.asleep for one in idle)
-        self._next_poll = now + (self._patience if restless else SLEEP)
+        restless = [one for one in idle if not one.asleep]
+        for one in restless:
+            one.poll_after = _longer(one.poll_after)
+        self._next_poll = now + min((one.poll_after for one in restless), default=SLEEP)
 
     @staticmethod
     def _heed(subscription: Subscription, answer: Polled, now: float, *, moved: bool) -> None:
@@ -361,6 +366,10 @@ class Fetcher:
             subscription.ready = True
         subscription.rung = False
         subscription.asleep = subscription.asleep or bool(answer.asleep)
+
+
+def _longer(wait: float) -> float:
+    return min(POLL, max(FIRST_POLL, 2 * wait))
 
 
 def _empty(order: Take, lane: int) -> Chunk:

@@ -74,8 +74,9 @@ class Subscription:
     """The meeting point of the fetcher, the workers and the settler of one subscription.
 
     The fetcher alone uses ``walk`` and ``rounds`` (but that anyone may press) and writes
-    ``round_at``, ``rung``, ``asleep``, ``streak``, ``vain`` and ``patience``. Anyone sets ``ready``
-    and ``nap``, which the fetcher clears before it looks. Once ``closed`` it takes no more work.
+    ``round_at``, ``rung``, ``asleep``, ``streak``, ``vain``, ``poll_after`` and ``patience``.
+    Anyone sets ``ready`` and ``nap``, which the fetcher clears before it looks. Once ``closed`` it
+    takes no more work.
     """
 
     def __init__(self, number: int, definition: Definition) -> None:
@@ -97,6 +98,7 @@ class Subscription:
         self.round_at: float | None = None
         self.rung = False
         self.vain = 0
+        self.poll_after = 0.0
         self.patience = 1.0
         # A signal's handler may call ``stop`` while the thread that it interrupts is in here.
         self._lock = threading.RLock()
