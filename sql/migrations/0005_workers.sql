@@ -176,9 +176,9 @@ end
 $function$;
 
 -- What an idle process asks, every other second (once a second where nobody can wake it) or when a
--- timer rings: promotes what is due, goes to sleep where asked to (see pgbus.wake_on_insert), and
--- then looks once more.
-create function pgbus.poll(p_subscriptions integer[], p_sleep boolean)
+-- timer rings: promotes what is due, goes to sleep on some (see pgbus.wake_on_insert), and then looks
+-- once more.
+create function pgbus.poll(p_subscriptions integer[], p_sleepy integer[])
 -- ready: there may be something to take; next_due: seconds until the next event becomes visible;
 -- asleep: a publisher will wake us. The row without a subscription speaks of scheduled events: ready
 -- says that some were moved to their queues, of which nobody notifies the one who did it.
@@ -191,10 +191,9 @@ declare
     moved boolean;
 begin
     perform pgbus.require_subscriptions(p_subscriptions);
-    if p_sleep then
-        held := array(
-            select pg_try_advisory_lock(1885823605, x.id) from unnest(p_subscriptions) as x(id));
-    end if;
+    held := array(
+        select case when x.id = any (p_sleepy) then pg_try_advisory_lock(1885823605, x.id) end
+        from unnest(p_subscriptions) as x(id));
     moved := pgbus.promote(1000) > 0;
     for s in
         select t.id, t.name, x.n from unnest(p_subscriptions) with ordinality as x(id, n)

@@ -5,7 +5,7 @@ from {take}(
 )
 
 -- name: poll
-select subscription, ready, next_due, asleep from pgbus.poll(%s::integer[], %s)
+select subscription, ready, next_due, asleep from pgbus.poll(%s::integer[], %s::integer[])
 
 -- name: settle
 select {settle}(

@@ -68,7 +68,7 @@ def victim(connect_as: ConnectAs, shipping: int) -> int:
 
 
 OTHERS: dict[str, str] = {
-    "poll": "select * from pgbus.poll(array[%(shipping)s], true)",
+    "poll": "select * from pgbus.poll(array[%(shipping)s], array[%(shipping)s])",
     "idle": "select pgbus.idle(array[%(shipping)s])",
     "idle, with an own one": "select pgbus.idle(array[%(billing)s, %(shipping)s])",
     "known_elsewhere": "select pgbus.known_elsewhere(%(shipping)s, 1, 'a@1')",
@@ -240,7 +240,7 @@ SERVING = (
     ),
     "select pgbus.accept(1, '', array[1], array['a'], array[1], array['f'], array['{}'])",
     "select pgbus.heartbeat(1)",
-    "select * from pgbus.poll(array[1], true)",
+    "select * from pgbus.poll(array[1], array[1])",
     (
         "begin deferrable; select pgbus.acknowledge_billing(1, t.lane, 1, true, t.msg_id, true) "
         "from pgbus.take_billing(1, 1, false, -9e18::bigint, 9, 1, 1, 1000, true, true, false) t "

@@ -314,7 +314,7 @@ def test_who_takes_a_role_has_no_more_than_it(connect_as: ConnectAs, house: Hous
     superuser.execute(
         sql.SQL("set role {}").format(sql.Identifier(house.role("subscriber_billing")))
     )
-    for statement in ("select pgbus.poll(%s, false)", "select pgbus.idle(%s)"):
+    for statement in ("select pgbus.poll(%s, '{}')", "select pgbus.idle(%s)"):
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="may not serve"):
             superuser.execute(statement.encode(), ([shipping],))
     house.hire("stranger", "noinherit", "subscriber_shipping")

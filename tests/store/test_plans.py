@@ -275,7 +275,7 @@ def test_an_idle_look_costs_the_same_whatever_waits(
     if waiting != "delayed unnoticed":
         queue.connection.execute("analyze")
     with metered(queue.connection) as reading:
-        run(queue.connection, leases.poll([queue.number], sleep=False))
+        run(queue.connection, leases.poll([queue.number], sleepy=[]))
     assert reading.total <= 100
 
 

@@ -11,6 +11,7 @@ import pytest
 from pgbus import BatchContext, Bus, Event
 from pgbus.core import rounds
 from pgbus.model.delivery import Chunk, Message
+from pgbus.store import query
 from pgbus.store.leases import Take, Taken, poll, take
 from pgbus.threads import fetcher
 from pgbus.threads.link import Link
@@ -183,6 +184,35 @@ def test_a_retry_in_the_transaction_of_a_batch_rings_a_timer_of_its_own(
         bus.publish(Created(order="a"))
         assert bus.wait_idle(20)
     assert batches == [["a"], ["a"]]
+
+
+def test_a_process_that_cannot_sleep_asks_less_than_once_a_second_either(
+    bus: Bus, bus_dsn: str, make_bus: Callable[..., Bus], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Because another sleeps in its place; of what else it handles, it may be the one that does."""
+    other = make_bus(lease=3600)
+    asked: list[int] = []
+    execute = query._execute
+
+    def counted(*arguments: Any) -> Any:
+        asked.append(threading.get_ident())
+        return execute(*arguments)
+
+    monkeypatch.setattr(query, "_execute", counted)
+    for one in (bus, other):
+        one.subscribe("invoices.*", name="shared")(lambda event: None)
+    other.subscribe("orders.*", name="billing")(lambda event: None)
+    with bus.running():
+        eventually(lambda: sleepers(bus_dsn) == 1)
+        with other.running():
+            assert other._engine is not None
+            its_fetcher = other._engine._fetcher._thread.ident
+            restless = {one.name: one for one in other._engine._subscriptions}["shared"]
+            eventually(lambda: restless.poll_after == fetcher.SLEEP)
+            del asked[:]
+            began = time.monotonic()
+            eventually(lambda: sum(thread == its_fetcher for thread in asked) >= 4)
+            assert time.monotonic() - began > 3
 
 
 def test_one_that_nobody_can_wake_is_not_polled_more_often_because_another_is_busy(

@@ -159,11 +159,11 @@ def taking(wish: Take) -> tuple[bytes, Sequence[int]]:
     )
 
 
-def poll(subscriptions: Sequence[int], *, sleep: bool) -> Operation[list[Polled]]:
+def poll(subscriptions: Sequence[int], *, sleepy: Sequence[int]) -> Operation[list[Polled]]:
     """Promote scheduled events that are due, and ask what is ready.
 
     Parameters:
-        sleep: before the last look, become the one whom publishers wake.
+        sleepy: of which of them to become, before the last look, the one whom publishers wake.
     """
-    query = Query(statement("lease", "poll"), (numbers(subscriptions), sleep), Polled)
+    query = Query(statement("lease", "poll"), (numbers(subscriptions), numbers(sleepy)), Polled)
     return (yield from ask(query))

@@ -29,17 +29,17 @@ from pgbus.threads.subscription import NAP, Hold, Parcel, Subscription
 logger = logging.getLogger(__name__)
 
 POLL = 1.0
-"""Seconds between two polls of an idle process that nobody can wake."""
+"""Seconds between two polls of an idle process behind a pooler, which hears no notification."""
 SLEEP = 2.0
-"""Seconds between two of one that sleeps."""
+"""Seconds between two of any other."""
 PATIENCE = 0.3
 """Seconds that a take under way gets at shutdown. One that is given up gives its lanes back as the
 worker signs off."""
 EXPIRED = 0.02
 """Seconds between two looks whether a lease that ran out was renewed."""
 FIRST_POLL = 0.01
-"""Seconds after the first poll of a subscription that nobody can wake, once nothing comes; each
-waits twice as long as the one before, up to ``POLL``."""
+"""Seconds after the first poll of a subscription of which the process cannot be the sleeper, once
+nothing comes; each waits twice as long as the one before, up to those."""
 MOST_PATIENCE = 8.0
 """How often as long as other statements a take may wait for its reply, after some that were cut."""
 STREAK = 3
@@ -321,18 +321,14 @@ class Fetcher:
     def _poll(self, now: float) -> None:
         self._polled_at = now
         idle = [one for one in self._subscriptions if not (one.ready or one.asleep or one.nap)]
-        others = [one for one in self._subscriptions if one not in idle]
         by_number = {one.number: one for one in self._subscriptions}
-        answers: list[Polled] = []
-        if idle:
-            # To sleep is to hold a lock of the session: behind a pooler there is none.
-            sleep = not self._link.pooled
-            answers += self._link.run(lambda: poll([one.number for one in idle], sleep=sleep))
-        if others:
-            answers += self._link.run(lambda: poll([one.number for one in others], sleep=False))
+        # To sleep is to hold a lock of the session: behind a pooler there is none.
+        pooled = self._link.pooled
+        sleepy = [] if pooled else [one.number for one in idle]
+        answers = self._link.run(lambda: poll(list(by_number), sleepy=sleepy))
         moved = any(answer.ready for answer in answers if answer.subscription is None)
         due = any(answer.next_due is not None and answer.next_due <= 0 for answer in answers)
-        self._overdue = _longer(self._overdue) if due and not moved else 0.0
+        self._overdue = _longer(self._overdue, POLL) if due and not moved else 0.0
         for answer in answers:
             subscription = None if answer.subscription is None else by_number[answer.subscription]
             if answer.next_due is not None:
@@ -345,7 +341,7 @@ class Fetcher:
                 self._heed(subscription, answer, now, moved=moved)
         restless = [one for one in idle if not one.asleep]
         for one in restless:
-            one.poll_after = _longer(one.poll_after)
+            one.poll_after = _longer(one.poll_after, POLL if pooled else SLEEP)
         self._next_poll = now + min((one.poll_after for one in restless), default=SLEEP)
 
     @staticmethod
@@ -368,8 +364,8 @@ class Fetcher:
         subscription.asleep = subscription.asleep or bool(answer.asleep)
 
 
-def _longer(wait: float) -> float:
-    return min(POLL, max(FIRST_POLL, 2 * wait))
+def _longer(wait: float, most: float) -> float:
+    return min(most, max(FIRST_POLL, 2 * wait))
 
 
 def _empty(order: Take, lane: int) -> Chunk:
