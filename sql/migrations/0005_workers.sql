@@ -175,9 +175,9 @@ begin
 end
 $function$;
 
--- What an idle process asks, every other second (once a second where nobody can wake it) or when a
--- timer rings: promotes what is due, goes to sleep on some (see pgbus.wake_on_insert), and then looks
--- once more.
+-- What an idle process asks, every other second (once a second behind a pooler) or when a timer
+-- rings: promotes what is due, goes to sleep on some (see pgbus.wake_on_insert), and then looks once
+-- more.
 create function pgbus.poll(p_subscriptions integer[], p_sleepy integer[])
 -- ready: there may be something to take; next_due: seconds until the next event becomes visible;
 -- asleep: a publisher will wake us. The row without a subscription speaks of scheduled events: ready
