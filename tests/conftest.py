@@ -20,6 +20,7 @@ from pgbus.threads import engine
 from tests.proxy import FaultProxy
 from tests.servers import NoServerError, PostgresInstance, Server, choose
 from tests.servers.providers import NAMES
+from tests.unhurried import LIMITS, SECONDS
 
 THREADS_MAY_LINGER = 10.0
 
@@ -103,8 +104,8 @@ def pg_major(server: Server) -> int:
 def unhurried() -> Iterator[None]:
     """A stop settles and signs off, however slow the machine is."""
     with pytest.MonkeyPatch.context() as patching:  # a test may undo those of its own
-        for limit in ("SETTLED", "CANCELLED", "SIGNED_OFF", "ENDED", "PATIENCE"):
-            patching.setattr(engine, limit, 20.0)
+        for limit in LIMITS:
+            patching.setattr(engine, limit, SECONDS)
         yield
 
 

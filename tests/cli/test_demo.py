@@ -20,15 +20,17 @@ from pgbus.demo.shop import invent
 from pgbus.demo.staff import BILLING, PATTERNS, WANTED
 from pgbus.demo.verdict import Repair, judge
 from tests.cli.command import COMMAND, PATIENCE, at_hand, call, environment, pgbus
+from tests.unhurried import LIMITS, SECONDS
 from tests.waiting import eventually
 
 EVENTS = "300"
-UNHURRIED = """
+UNHURRIED = f"""
 from pgbus.cli import main
 from pgbus.demo import stage
 from pgbus.threads import engine
 
-engine.SETTLED = engine.CANCELLED = engine.SIGNED_OFF = engine.ENDED = engine.PATIENCE = 20.0
+for limit in {LIMITS}:
+    setattr(engine, limit, {SECONDS})
 """
 PATIENT = [sys.executable, "-c", f"{UNHURRIED}stage.LEASE = 60.0; main()"]
 """The command, whose demo signs off however slow the machine is, and waits up to a minute for the

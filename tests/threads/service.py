@@ -11,8 +11,8 @@ import threading
 from typing import Any
 
 from pgbus import Bus, ConfigurationError, Event
-from pgbus.threads import engine
 from pgbus.threads.crew import Crew
+from tests.unhurried import unhurry
 from tests.waiting import eventually
 
 
@@ -159,6 +159,5 @@ PARTS: dict[str, Any] = {
 }
 
 if __name__ == "__main__":
-    # A stop settles and signs off, however slow the machine is.
-    engine.SETTLED = engine.CANCELLED = engine.SIGNED_OFF = engine.ENDED = engine.PATIENCE = 20.0
+    unhurry()
     PARTS[sys.argv[1]]()

@@ -3,7 +3,8 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from pgbus.core.walk import Step
 from pgbus.store import leases, query
 from pgbus.store.leases import Take, Taken
 from pgbus.threads import fetcher
+from pgbus.threads.subscription import Subscription
 from tests.threads.asleep import sleepers
 from tests.waiting import eventually
 
@@ -76,6 +78,31 @@ def settled_down(dsn: str, steps: list[Step]) -> None:
     eventually(lambda: sleepers(dsn) == 1 and any(step.newest for step in steps))
 
 
+@pytest.fixture
+def calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No round begins where nothing presses."""
+    monkeypatch.setattr(rounds, "CALM", 1e9)
+    monkeypatch.setattr(rounds, "MOST_CALM", 1e9)
+
+
+@contextmanager
+def at_rest(bus: Bus, dsn: str, steps: list[Step]) -> Iterator[Subscription]:
+    """Run the bus, and yield its subscription once the bus sleeps and looks for nothing more."""
+    with bus.running():
+        settled_down(dsn, steps)
+        assert bus._engine is not None
+        [subscription] = bus._engine._subscriptions
+        eventually(lambda: not subscription.ready)
+        yield subscription
+
+
+def wake(bus: Bus) -> None:
+    """Have the bus look, as if somebody had told that something came."""
+    assert bus._engine is not None
+    bus._engine._fetcher.wake("billing")
+
+
+@pytest.mark.usefixtures("calm")
 def test_new_events_are_handled_without_going_round_the_crowd(
     bus: Bus,
     bus_dsn: str,
@@ -84,8 +111,6 @@ def test_new_events_are_handled_without_going_round_the_crowd(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(rounds, "PRESSED", 1e9)
-    monkeypatch.setattr(rounds, "CALM", 1e9)
-    monkeypatch.setattr(rounds, "MOST_CALM", 1e9)
     with bus.running():
         settled_down(bus_dsn, steps)
         bus.publish(Created(order="first"))
@@ -99,11 +124,10 @@ def test_new_events_are_handled_without_going_round_the_crowd(
     assert list(orders) == ["first", *map(str, range(30))]
 
 
+@pytest.mark.usefixtures("calm")
 def test_a_key_of_the_crowd_that_is_let_go_is_handled(
-    bus: Bus, bus_dsn: str, steps: list[Step], orders: deque[str], monkeypatch: pytest.MonkeyPatch
+    bus: Bus, bus_dsn: str, steps: list[Step], orders: deque[str]
 ) -> None:
-    monkeypatch.setattr(rounds, "CALM", 1e9)
-    monkeypatch.setattr(rounds, "MOST_CALM", 1e9)
     with bus.running():
         settled_down(bus_dsn, steps)
         assert bus.drop_dead_letters("billing", [UUID(f"{500:032}")]) == 1
@@ -117,12 +141,11 @@ FIRST_OF_THEM = """
 """
 
 
+@pytest.mark.usefixtures("calm")
 def test_a_key_that_is_let_go_of_behind_a_round_of_the_crowd_is_handled(
     bus: Bus, bus_dsn: str, steps: list[Step], orders: deque[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By another round, without a poll."""
-    monkeypatch.setattr(rounds, "CALM", 1e9)
-    monkeypatch.setattr(rounds, "MOST_CALM", 1e9)
     monkeypatch.setattr(fetcher, "SLEEP", 1e9)
     with psycopg.connect(bus_dsn) as connection:
         row = connection.execute(FIRST_OF_THEM).fetchone()
@@ -142,13 +165,9 @@ def test_a_key_that_is_let_go_of_behind_a_round_of_the_crowd_is_handled(
 
     monkeypatch.setattr(fetcher, "take", take)
     asked = threading.Event()
-    with bus.running():
-        settled_down(bus_dsn, steps)
-        assert bus._engine is not None
-        [subscription] = bus._engine._subscriptions
-        eventually(lambda: not subscription.ready)
+    with at_rest(bus, bus_dsn, steps) as subscription:
         asked.set()
-        bus._engine._fetcher.wake("billing")
+        wake(bus)
         eventually(lambda: list(orders) == [f"parked{first}"])
     assert released.is_set()
 
@@ -162,12 +181,11 @@ ONE_OF_THE_FIRST = """
 """
 
 
+@pytest.mark.usefixtures("calm")
 def test_what_is_published_late_in_a_round_of_the_crowd_does_not_wait_for_the_next(
     bus: Bus, bus_dsn: str, steps: list[Step], orders: deque[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rounds, "PRESSED", 1e9)
-    monkeypatch.setattr(rounds, "CALM", 1e9)
-    monkeypatch.setattr(rounds, "MOST_CALM", 1e9)
     monkeypatch.setattr(fetcher, "SLEEP", 1e9)
     with psycopg.connect(bus_dsn) as connection:
         lanes = [lane for (lane,) in connection.execute(THEIR_LANES)]
@@ -190,15 +208,11 @@ def test_what_is_published_late_in_a_round_of_the_crowd_does_not_wait_for_the_ne
         return taken
 
     monkeypatch.setattr(fetcher, "take", take)
-    with bus.running():
-        settled_down(bus_dsn, steps)
-        assert bus._engine is not None
-        [subscription] = bus._engine._subscriptions
-        eventually(lambda: not subscription.ready)
+    with at_rest(bus, bus_dsn, steps) as subscription:
         asked.set()
         # As if all that the last one took was over: this one is due at once.
         subscription.rounds = rounds.Rounds()
-        bus._engine._fetcher.wake("billing")
+        wake(bus)
         eventually(lambda: list(orders) == [*late])
     assert published.is_set()
 

@@ -4,11 +4,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import Any
 
 from pgbus.errors import ConfigurationError
 
@@ -61,17 +60,25 @@ def ended_by_signals(latch: Latch) -> Iterator[None]:
     of a pool, that nobody lets go of any more. Only the main thread gets signals: in others this
     does nothing.
     """
-    before: dict[int, Any] = {}
-    with suppress(ValueError):  # not in the main thread
-        for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if one == signal.SIGHUP and signal.getsignal(one) == signal.SIG_IGN:
-                continue  # nohup
-            before[one] = signal.signal(one, lambda *_: latch.set())
+    numbers = []
+    if threading.current_thread() is threading.main_thread():
+        numbers += [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as it is under nohup
+            numbers.append(signal.SIGHUP)
+    with _handled(numbers, lambda *_: latch.set()):
+        yield
+
+
+@contextmanager
+def _handled(
+    numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    before = {one: signal.signal(one, handler) for one in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for one, former in before.items():
+            signal.signal(one, former)
 
 
 class StopRequest:
@@ -108,9 +115,5 @@ def asked_to_stop() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError("run() handles signals, so call it in the main thread")
     request = StopRequest()
-    before = {one: signal.signal(one, request.ask) for one in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with _handled([signal.SIGTERM, signal.SIGINT], request.ask):
         yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
